@@ -1,0 +1,1 @@
+# One command to see it (`make demo`), one to trust it (`make test`).

@@ -1,0 +1,1 @@
+"""The JARVICE downstream scheduler for existing Slurm clusters."""

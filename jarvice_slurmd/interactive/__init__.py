@@ -1,0 +1,1 @@
+"""From a browser's request to the port of an interactive job."""

@@ -1,0 +1,1 @@
+"""What a job is: value objects, and the texts made of them. Pure; imports no Twisted."""
