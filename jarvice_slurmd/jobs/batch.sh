@@ -1,0 +1,152 @@
+#!/bin/bash
+#SBATCH --no-requeue
+# What Slurm runs for a JARVICE job, on the job's first node.
+#
+# The text that runs on every node may hold registry passwords, so it is not in this script (which
+# slurmctld and slurmd keep in their spools): it waits, readable by the job's owner alone, in the
+# submission's folder, and is removed as soon as every node has read it. That is why the job is not
+# requeued: there would be nothing left to run.
+#
+# In the job's folder, <scratch>.jarvice/jobs/<jobid>/, it leaves what answers for the job after
+# Slurm has forgotten it:
+#   name       the job's name
+#   start      when it began (seconds since 1970)
+#   read.<n>   node n has read the text
+#   verdict    JARVICE_CMD_SUCCESS or JARVICE_CMD_FAILURE, as the first node's text printed it
+#   code       the exit status of the text on the first node
+#   exit       how it ended: "<state> <exit status> <start> <end>"
+jarvice_root=@ROOT@
+jarvice_name=@NAME@
+
+umask 077
+job=$jarvice_root/jobs/$SLURM_JOB_ID
+submission=$jarvice_root/submit/$jarvice_name
+begun=$(date +%s)
+
+# Write a file of the job's folder so that a reader sees all of it or none.
+leave() {
+    printf '%s\n' "$2" >"$job/.$1.$$" && mv -f "$job/.$1.$$" "$job/$1"
+}
+
+# "<state> <exit status>": what Slurm will call the end that is coming.
+finish() {
+    leave exit "$1 $2 $begun $(date +%s)"
+}
+
+fail() {
+    echo "jarvice-slurmd: $1" >&2
+    finish FAILED 1
+    exit 1
+}
+
+mkdir -p "$job" || {
+    echo "jarvice-slurmd: the job's folder $job can't be made on $(hostname); is it shared with the login node?" >&2
+    exit 1
+}
+leave name "$jarvice_name"
+leave start "$begun"
+[ -s "$submission/jobid" ] || printf '%s\n' "$SLURM_JOB_ID" >"$submission/jobid"
+[ -r "$submission/node.sh" ] ||
+    fail "the job's text $submission/node.sh is not there on $(hostname): the folder is not shared with the login node, or the job was started before"
+mv -f "$submission/node.sh" "$job/node.sh" || fail "the job's text can't be moved to $job"
+
+JOB_JOBID=$SLURM_JOB_ID
+JOB_JOB_NODELIST=$SLURM_JOB_NODELIST
+JOB_JOB_FORMATED_NODELIST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | tr '\n' ' ')
+JOB_JOB_FORMATED_NODELIST=${JOB_JOB_FORMATED_NODELIST% }
+JOB_NNODES=$SLURM_NNODES
+JOB_NTASKS=$SLURM_NTASKS
+JOB_SUBMIT_DIR=$SLURM_SUBMIT_DIR
+JOB_GPUS_PER_NODE=$SLURM_GPUS_PER_NODE
+JARVICE_JOB_DIR=$job
+export JOB_JOBID JOB_JOB_NODELIST JOB_JOB_FORMATED_NODELIST JOB_NNODES JOB_NTASKS JOB_SUBMIT_DIR
+export JOB_GPUS_PER_NODE JARVICE_JOB_DIR
+
+# Runs on every node: reads the text into memory, then runs it. SIGTERM (a time limit, a
+# cancellation) reaches every process of the step; this one stays, to note how the text ended.
+# shellcheck disable=SC2016  # it expands on the node
+on_node='
+trap : TERM
+export PROCESS_PROCID=$SLURM_PROCID PROCESS_NODENAME=$SLURMD_NODENAME
+jarvice_text=$(cat "$JARVICE_JOB_DIR/node.sh") || exit 1
+: >"$JARVICE_JOB_DIR/read.$SLURM_PROCID"
+if [ "$SLURM_PROCID" != 0 ]; then
+    (eval "$jarvice_text")
+    exit
+fi
+# The first node prints the verdict: a line of its own. What it prints is passed on as it comes.
+exec 3>&1
+coproc JARVICE_WATCH {
+    trap "" TERM PIPE
+    tee /dev/fd/9 9>&1 1>&3 3>&- | (
+        # A line without end would be held whole: past this bound there is no verdict in it.
+        ulimit -v 262144
+        exec grep -a -xE --line-buffered "JARVICE_CMD_(SUCCESS|FAILURE)[[:space:]]*"
+    ) >"$JARVICE_JOB_DIR/verdict"
+}
+jarvice_watch=$JARVICE_WATCH_PID
+exec 4>&"${JARVICE_WATCH[1]}"
+eval "exec ${JARVICE_WATCH[0]}<&- ${JARVICE_WATCH[1]}>&-"
+(eval "$jarvice_text") >&4 2>&1 3>&- 4>&-
+jarvice_code=$?
+exec 4>&-
+# What the text left in the background may hold the pipe open; the job does not wait for it.
+(trap "" TERM; sleep 5; kill -9 "$jarvice_watch") >/dev/null 2>&1 3>&- &
+jarvice_guard=$!
+while kill -0 "$jarvice_watch" 2>/dev/null; do wait "$jarvice_watch"; done
+kill -9 "$jarvice_guard" 2>/dev/null
+printf "%s\n" "$jarvice_code" >"$JARVICE_JOB_DIR/.code" &&
+    mv -f "$JARVICE_JOB_DIR/.code" "$JARVICE_JOB_DIR/code"
+exit "$jarvice_code"
+'
+
+# The text is removed once every node has it, or when the step is over.
+forget_text() {
+    local reads
+    while [ -e "$job/node.sh" ]; do
+        reads=("$job"/read.*)
+        [ -e "${reads[0]}" ] && [ "${#reads[@]}" -ge "$SLURM_NNODES" ] && rm -f "$job/node.sh"
+        sleep 0.2
+    done
+}
+
+ending=
+# shellcheck disable=SC2317  # called by the trap
+on_term() {
+    # Slurm tells the reason only while it still knows the job.
+    case $(scontrol -o show job "$SLURM_JOB_ID" 2>/dev/null) in
+    *"Reason=TimeLimit"*) ending=TIMEOUT ;;
+    *) ending=CANCELLED ;;
+    esac
+    finish "$ending" 143
+}
+trap on_term TERM
+
+srun -K1 --export=ALL -N "$SLURM_NNODES" -n "$SLURM_NNODES" --ntasks-per-node=1 \
+    /bin/bash -c "$on_node" &
+step=$!
+forget_text &
+forgetter=$!
+while :; do
+    wait "$step"
+    code=$?
+    kill -0 "$step" 2>/dev/null || break
+done
+kill "$forgetter" 2>/dev/null
+rm -f "$job/node.sh"
+
+# The first node decides (PROTOCOL §2): its verdict, else the exit status of its text.
+if [ -s "$job/code" ]; then
+    read -r code <"$job/code"
+elif [ "$code" = 0 ]; then
+    code=1
+fi
+if grep -q FAILURE "$job/verdict" 2>/dev/null && [ "$code" = 0 ]; then
+    code=1
+fi
+if [ -z "$ending" ]; then
+    ending=FAILED
+    [ "$code" = 0 ] && ending=COMPLETED
+fi
+finish "$ending" "$code"
+exit "$code"

@@ -1,0 +1,221 @@
+"""hpc_script in, batch script out (PROTOCOL §2): what a job's text says, and what is made of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+from shlex import quote
+from typing import Final
+
+from attrs import field, frozen
+
+from jarvice_slurmd.errors import InvalidArgumentsError
+from jarvice_slurmd.jobs.devices import Devices, parse_devices
+from jarvice_slurmd.jobs.model import BatchJob, JobRequest, Submission
+
+PARAMETERS_FIELD: Final = "{DOWNSTREAM_PARAMETERS}"
+
+_BRACES = re.compile(r"\{\{|\}\}|\{DOWNSTREAM_PARAMETERS\}|[{}]")
+_UNDOUBLED: Final = {"{{": "{", "}}": "}"}
+_KEYS: Final = (
+    "JOBOBJ_INTERACTIVE",
+    "JOBOBJ_APPDEFVERSION",
+    "JOBOBJ_ARCH",
+    "JOBOBJ_NAE",
+    "JOBOBJ_REPO",
+    "JOBOBJ_CTRSECRET",
+    "JOBOBJ_USER",
+    "JOBOBJ_DOCKER_SECRET",
+    "JOBOBJ_DEVICES",
+    "JOBOBJ_GPUS",
+    "JOBOBJ_RAM",
+    "JOBOBJ_LICENSES",
+    "JOBOBJ_WALLTIME",
+    "JARVICE_CPU_CORES",
+    "JARVICE_CMD",
+)
+_HEAD = re.compile(r"^(" + "|".join(_KEYS) + r")=(.*)$", re.MULTILINE)
+
+#: What the administrator is not shown: the values of variables whose name says secret.
+_SECRET_LINE = re.compile(
+    r"(?P<name>[A-Z0-9_]*(?:SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|DOCKER_USERNAME)[A-Z0-9_]*=)"
+    r"(?P<value>[^\n]+)",
+    re.IGNORECASE,
+)
+MASK: Final = "********"
+
+
+@frozen(kw_only=True)
+class JobText:
+    """What the head of a job's text says (PROTOCOL §2); None or the default where it is unset."""
+
+    appdefversion: int
+    request: JobRequest
+    arch: str | None = None
+    nae: str | None = None
+    repo: str | None = None
+    user: str | None = None
+    command: str = field(default="", repr=False)
+    container_secret: str | None = field(default=None, repr=False)
+    docker_secret: str | None = field(default=None, repr=False)
+
+
+def parse_job_text(text: str) -> JobText:
+    """Read the head of a job's text; raises `InvalidArgumentsError` naming what is wrong."""
+    values: dict[str, str] = {}
+    for match in _HEAD.finditer(text):
+        values.setdefault(match[1], match[2].rstrip("\r"))
+    said = {key: value for key, value in values.items() if value}
+    version = _whole_number(said, "JOBOBJ_APPDEFVERSION", 2)
+    if version < 2:
+        raise InvalidArgumentsError(
+            f"JOBOBJ_APPDEFVERSION is {version}; "
+            "only applications of version 2 or later can run on this cluster"
+        )
+    walltime = said.get("JOBOBJ_WALLTIME")
+    return JobText(
+        appdefversion=version,
+        request=JobRequest(
+            cores=_whole_number(said, "JARVICE_CPU_CORES", 1, least=1),
+            ram=_whole_number(said, "JOBOBJ_RAM", 0),
+            gpus=_whole_number(said, "JOBOBJ_GPUS", 0),
+            walltime=None if walltime == "None" else walltime,
+            licenses=said.get("JOBOBJ_LICENSES"),
+            devices=_string_list(said, "JOBOBJ_DEVICES"),
+            interactive=said.get("JOBOBJ_INTERACTIVE") != "False",
+        ),
+        arch=said.get("JOBOBJ_ARCH"),
+        nae=said.get("JOBOBJ_NAE"),
+        repo=said.get("JOBOBJ_REPO"),
+        user=said.get("JOBOBJ_USER"),
+        command=said.get("JARVICE_CMD", ""),
+        container_secret=said.get("JOBOBJ_CTRSECRET"),
+        docker_secret=said.get("JOBOBJ_DOCKER_SECRET"),
+    )
+
+
+def _whole_number(values: dict[str, str], key: str, default: int, *, least: int = 0) -> int:
+    text = values.get(key)
+    if text is None:
+        return default
+    if text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= least:
+        return int(text)
+    raise InvalidArgumentsError(f"{key} is {text[:100]!r}; it must be a whole number")
+
+
+def _string_list(values: dict[str, str], key: str) -> tuple[str, ...]:
+    text = values.get(key)
+    if text is None:
+        return ()
+    for candidate in (text, text.replace("{{", "{").replace("}}", "}")):
+        try:
+            items = json.loads(candidate)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(items, list) and all(isinstance(item, str) for item in items):
+            return tuple(items)
+    raise InvalidArgumentsError(f"{key} is {text[:100]!r}; it must be a JSON list of strings")
+
+
+def fill_parameters(text: str, parameters: str) -> str:
+    """Put the parameters into a job's text.
+
+    Doubled braces become single only where every brace of the text is doubled or the one field:
+    then the text is a `str.format` template. Else its braces are shell, and stay.
+    """
+    tokens = {match[0] for match in _BRACES.finditer(text)}
+    if "{" in tokens or "}" in tokens:
+        return text.replace(PARAMETERS_FIELD, parameters)
+    return _BRACES.sub(lambda brace: _UNDOUBLED.get(brace[0], parameters), text)
+
+
+def mask_secrets(text: str, secrets: tuple[str, ...] = ()) -> str:
+    """The text as an administrator may read it.
+
+    Masked are the given secrets wherever they stand, and the values of variables whose name says
+    that they are secret.
+    """
+    for secret in sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    return _SECRET_LINE.sub(rf"\g<name>{MASK}", text)
+
+
+def render_sbatch_options(
+    submission: Submission, request: JobRequest, devices: Devices, root: str
+) -> tuple[str, ...]:
+    """sbatch's options for a job, each one word for a shell (PROTOCOL, sbatch).
+
+    `root` is the shell word of the `.jarvice` folder.
+    """
+    # sbatch replaces %x patterns in a file name, and %% by %.
+    output = f"{root.replace('%', '%%')}/{quote(submission.name.replace('%', '%%'))}.out"
+    options = [
+        "--parsable",
+        "-J",
+        quote(f"jarvice_{submission.name}"),
+        "-o",
+        output,
+        "-N",
+        str(submission.nodes),
+        "-n",
+        str(request.cores * submission.nodes),
+    ]
+    if devices.partition is not None:
+        options += ["-p", quote(devices.partition)]
+    if request.ram:
+        options.append(f"--mem={request.ram}G")
+    if request.gpus:
+        options.append(f"--gpus-per-node={request.gpus}")
+    if devices.exclusive or request.interactive or request.gpus:
+        options.append("--exclusive")
+    if request.walltime is not None:
+        options.append(quote(f"--time={request.walltime}"))
+    if submission.held:
+        options.append("-H")
+    if request.licenses is not None:
+        options += ["-L", quote(request.licenses)]
+    options += [quote(f"--{name}={value}") for name, value in devices.options]
+    return tuple(options)
+
+
+def render_batch_script(name: str, root: str) -> str:
+    """The script that sbatch reads: constant but for the job's name and the folder; no secrets."""
+    template = files("jarvice_slurmd.jobs").joinpath("batch.sh").read_text("utf-8")
+    return template.replace("@ROOT@", root).replace("@NAME@", quote(name))
+
+
+def render_batch_job(
+    submission: Submission,
+    request: JobRequest,
+    *,
+    parameters: str,
+    root: str,
+    secrets: tuple[str, ...] = (),
+) -> BatchJob:
+    """Make a submission ready for sbatch.
+
+    `parameters` is the text that stands for DOWNSTREAM_PARAMETERS, `root` the shell word of the
+    `.jarvice` folder, `secrets` what the shown script must not hold.
+    """
+    options = render_sbatch_options(submission, request, parse_devices(request.devices), root)
+    batch_script = render_batch_script(submission.name, root)
+    node_script = fill_parameters(submission.text, parameters)
+    if "\x00" in node_script:
+        raise InvalidArgumentsError("hpc_script holds a NUL byte; shell text can't")
+    shown = "\n".join(
+        [
+            f"# sbatch {' '.join(options)}",
+            batch_script,
+            "# What runs on every node, its secrets masked:",
+            mask_secrets(node_script, secrets),
+        ]
+    )
+    return BatchJob(
+        name=submission.name,
+        number=submission.number,
+        options=options,
+        batch_script=batch_script,
+        node_script=node_script,
+        shown_script=shown,
+    )

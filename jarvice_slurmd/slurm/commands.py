@@ -1,0 +1,265 @@
+"""What runs on the login node: the one place where text that reaches a shell is built.
+
+Every function returns POSIX shell text for `/bin/sh`; what comes from outside is quoted here and
+nowhere else. The `root` argument is the shell word of the `.jarvice` folder, as `render_root`
+makes it. Exit statuses of our own stand in `Status`; every other one is the command's.
+"""
+
+from __future__ import annotations
+
+from shlex import quote
+from typing import Final
+
+from jarvice_slurmd.errors import InvalidArgumentsError
+from jarvice_slurmd.slurm.output import NAME_PREFIX, is_jobid
+
+
+class Status:
+    """Exit statuses by which our own scripts say what went wrong (sysexits(3), where one fits)."""
+
+    OTHER_JOB: Final = 65
+    NO_OUTPUT: Final = 66
+    NO_ANSWER: Final = 69
+    NO_FOLDER: Final = 74
+    LOCKED: Final = 75
+    NOT_LISTABLE: Final = 77
+
+
+#: The user's own settings must not change what our commands print; SBATCH_* are left alone, for a
+#: site may set its defaults there.
+_NEUTRAL: Final = (
+    "LC_ALL=C; export LC_ALL\n"
+    "unset SLURM_TIME_FORMAT SQUEUE_ACCOUNT SQUEUE_FORMAT SQUEUE_FORMAT2 SQUEUE_LICENSES"
+    " SQUEUE_NAMES SQUEUE_PARTITION SQUEUE_QOS SQUEUE_SORT SQUEUE_STATES SQUEUE_USERS"
+    " SACCT_FORMAT SACCT_STATE SCANCEL_STATE SCANCEL_NAME SCANCEL_PARTITION\n"
+)
+
+_QUEUE_FORMAT: Final = "%i|%t|%M|%N|%r|%j"
+
+
+def render_root(scratch_dir: str | None) -> str:
+    """The shell word of the `.jarvice` folder: in the scratch folder, or in the user's home."""
+    return '"$HOME"/.jarvice' if scratch_dir is None else quote(f"{scratch_dir}.jarvice")
+
+
+def _folder(root: str) -> str:
+    # The folder around .jarvice must be there: an unmounted file system is no empty one.
+    return f'root={root}\n[ -d "${{root%/.jarvice}}" ] || {{ {_lament(root)}; }}\n'
+
+
+def _lament(root: str) -> str:
+    return (
+        'echo "the folder ${root%/.jarvice} is not there on $(hostname)" >&2; '
+        f"exit {Status.NO_FOLDER}"
+    )
+
+
+def _checked_jobid(jobid: str) -> str:
+    if not is_jobid(jobid):
+        raise InvalidArgumentsError(f"jobid {jobid[:50]!r} is not one of Slurm's job ids")
+    return jobid
+
+
+def render_queue() -> str:
+    """All jobs of the user, the ended ones that Slurm still knows included."""
+    return (
+        f"{_NEUTRAL}"
+        f'exec squeue --noheader --states=all --user="$(id -un)" --format={quote(_QUEUE_FORMAT)}\n'
+    )
+
+
+def render_submit(
+    *, root: str, name: str, number: int, options: tuple[str, ...], node_script_bytes: int
+) -> str:
+    """Submit a job once, under a lock; prints its job id.
+
+    stdin is the node script, `node_script_bytes` long, then the batch script. A submission that
+    was made already is answered with its job id. Where an earlier attempt's outcome is unknown it
+    is looked for in the queue and in accounting before sbatch is tried again.
+    """
+    job_name = quote(NAME_PREFIX + name)
+    return f"""{_NEUTRAL}umask 077
+{_folder(root)}submission=$root/submit/{quote(name)}
+mkdir -p "$root/jobs" "$root/numbers" "$submission" && cd "$submission" || exit {Status.NO_FOLDER}
+exec 9>lock || exit {Status.NO_FOLDER}
+flock -w 30 9 || {{ echo "another submission of this job does not end" >&2; exit {Status.LOCKED}; }}
+if [ -s number ] && [ "$(cat number)" != {number} ]; then
+    echo "a job of this name and number $(cat number) was submitted before" >&2
+    exit {Status.OTHER_JOB}
+fi
+if [ ! -s jobid ] && [ -e intent ]; then
+    found=$(squeue --noheader --states=all --user="$(id -un)" --name={job_name} --format=%i) ||
+        exit {Status.NO_ANSWER}
+    [ -n "$found" ] ||
+        found=$(sacct -nXP --name={job_name} --starttime="$(cat intent)" --format=JobIDRaw \\
+            2>/dev/null)
+    found=$(printf '%s\\n' "$found" | tail -n 1)
+    [ -z "$found" ] || {{ echo "$found" >jobid.new && mv -f jobid.new jobid; }}
+fi
+if [ -s jobid ]; then
+    cat jobid
+    exit 0
+fi
+head -c {node_script_bytes} >node.sh.new && [ "$(wc -c <node.sh.new)" -eq {node_script_bytes} ] &&
+    mv -f node.sh.new node.sh &&
+    echo {number} >number.new && mv -f number.new number &&
+    date +%Y-%m-%dT%H:%M:%S >intent.new && mv -f intent.new intent ||
+    {{ rm -f node.sh.new; echo "the job's text can't be written to $submission" >&2
+      exit {Status.NO_FOLDER}; }}
+printf '%s\\n' {quote(name)} >"$root/numbers/{number}.new" &&
+    mv -f "$root/numbers/{number}.new" "$root/numbers/{number}"
+said=$(sbatch {" ".join(options)} 9>&-)
+status=$?
+if [ "$status" -ne 0 ]; then
+    exit "$status"
+fi
+said=$(printf '%s\\n' "$said" | tail -n 1)
+[ -s jobid ] || {{ echo "${{said%%;*}}" >jobid.new && mv -f jobid.new jobid; }}
+cat jobid
+"""
+
+
+def render_forget_submission(*, root: str, name: str) -> str:
+    """Remove what a refused submission left: Slurm said no, so there is no job to look for."""
+    return f"""{_folder(root)}cd "$root"/submit/{quote(name)} || exit 0
+exec 9>lock && flock -w 5 9 && [ ! -s jobid ] && rm -f intent node.sh number
+exit 0
+"""
+
+
+def render_cancel(*, root: str, name: str, jobid: str, force: bool) -> str:
+    """Cancel a job of that id and name, after noting that it was cancelled.
+
+    Without `force` Slurm sends SIGTERM and, KillWait seconds later, SIGKILL; with it every process
+    of the job is killed first.
+    """
+    job_name = quote(NAME_PREFIX + name)
+    filters = f'--user="$(id -un)" --name={job_name} {_checked_jobid(jobid)}'
+    kill = f"scancel --signal=KILL --full {filters}\n" if force else ""
+    return f"""{_NEUTRAL}umask 077
+{_folder(root)}mkdir -p "$root/jobs/{jobid}" &&
+    printf '%s\\n' {quote(name)} >"$root/jobs/{jobid}/name" &&
+    date +%s >"$root/jobs/{jobid}/cancelled"
+{kill}exec scancel {filters}
+"""
+
+
+def render_release(*, jobid: str) -> str:
+    """Let a held job go on."""
+    return f"{_NEUTRAL}exec scontrol release {_checked_jobid(jobid)}\n"
+
+
+def render_events(*, jobid: str) -> str:
+    """What Slurm's controller knows of the job."""
+    return f"{_NEUTRAL}exec scontrol show job {_checked_jobid(jobid)}\n"
+
+
+#: The files of a job's folder that tell how it ended (jobs/batch.sh, `render_cancel`, and
+#: `render_mark_answered`), in the order in which `render_post_mortem` prints them.
+RECORDS: Final = ("name", "start", "exit", "cancelled", "answer")
+
+
+def render_post_mortem(
+    *, root: str, name: str, jobid: str, lines: int, limit: int, accounting: bool
+) -> str:
+    """All that is left of a job: its records, accounting when asked for, the end of its output.
+
+    Prints a line `<record>=<content>` for each of `RECORDS`, `sacct=<status>` and what sacct said
+    (one line, with `accounting`), then `output` and, behind it, at most `lines` lines and `limit`
+    bytes of the output.
+    """
+    records = " ".join(RECORDS)
+    sacct = (
+        f"said=$(sacct -nXP -j {_checked_jobid(jobid)} --format=State,ElapsedRaw,JobName 2>&1)\n"
+        "printf 'sacct=%s %s\\n' $? \"$(printf '%s\\n' \"$said\" | tail -n 1)\"\n"
+        if accounting
+        else ""
+    )
+    return f"""{_NEUTRAL}{_folder(root)}if [ -e "$root" ] && ! [ -r "$root/jobs" -a -x "$root/jobs" ]; then
+    echo "$root/jobs can't be read" >&2
+    exit {Status.NO_FOLDER}
+fi
+for record in {records}; do
+    printf '%s=' "$record"
+    [ ! -e "$root/jobs/{_checked_jobid(jobid)}/$record" ] ||
+        head -n 1 "$root/jobs/{jobid}/$record" | head -c 1000 | tr -d '\\n'
+    echo
+done
+{sacct}echo output
+{_tail(quote(name), lines, limit)}
+exit 0
+"""
+
+
+def _tail(quoted_name: str, lines: int, limit: int) -> str:
+    # Bytes first: reading stays bounded whatever the lines' length.
+    by_lines = f" | tail -n {lines}" if lines else ""
+    return (
+        f'[ ! -f "$root"/{quoted_name}.out ] || tail -c {limit} "$root"/{quoted_name}.out{by_lines}'
+    )
+
+
+def render_mark_answered(*, root: str, name: str, jobid: str, state: str, elapsed: int) -> str:
+    """Note what exitstatus answered, so that asked again the answer is the same (PROTOCOL §4)."""
+    folder = f'"$root/jobs/{_checked_jobid(jobid)}"'
+    return f"""umask 077
+{_folder(root)}mkdir -p {folder} && cd {folder} || exit {Status.NO_FOLDER}
+[ -e name ] || printf '%s\\n' {quote(name)} >name
+[ -e answer ] || {{ printf '%s %s\\n' {quote(state)} {elapsed} >.answer && mv -f .answer answer; }}
+"""
+
+
+def render_tail(*, root: str, name: str, lines: int, limit: int) -> str:
+    """The last lines of a job's output, at most `limit` bytes; 0 lines means all of those bytes."""
+    return f"""{_folder(root)}[ -s "$root"/{quote(name)}.out ] || exit {Status.NO_OUTPUT}
+{_tail(quote(name), lines, limit)}
+"""
+
+
+def render_list_folder(*, path: str, details: bool) -> str:
+    """The folders, then the files, in an absolute folder (PROTOCOL, pvcls).
+
+    The path reaches `cd`, never find, so that it can't be taken for an option or an action.
+    """
+    shown = quote(path.rstrip("/").replace("\\", "\\\\").replace("%", "%%"))
+    size = "%Ts %s " if details else ""
+    return f"""cd -- {quote(path)} || exit {Status.NOT_LISTABLE}
+[ -r . ] || {{ echo "permission denied" >&2; exit {Status.NOT_LISTABLE}; }}
+prefix={shown}
+find -L . -mindepth 1 -maxdepth 1 -type d -printf '{size}/data'"$prefix"'/%P/\\n'
+find -L . -mindepth 1 -maxdepth 1 -type f -printf '{size}/data'"$prefix"'/%P\\n'
+exit 0
+"""
+
+
+def render_collect_garbage(*, root: str, answered_minutes: int, unasked_days: int) -> str:
+    """Remove what finished jobs left: answered ones after minutes, never asked about after days.
+
+    Only inside the root folder, and only folders whose names are job ids. A job that waits or runs
+    is never touched: its folder has no `exit` or `answer`, and its submission a job id whose
+    folder says neither.
+    """
+    return f"""{_folder(root)}cd "$root" 2>/dev/null || exit 0
+forget() {{
+    case $1 in '' | *[!0-9_+]*) return ;; esac
+    name=$(head -n 1 "jobs/$1/name" 2>/dev/null)
+    case $name in
+    '' | .* | */*) ;;
+    *)
+        number=$(cat "submit/$name/number" 2>/dev/null)
+        case $number in
+        '' | *[!0-9]*) ;;
+        *) [ "$(cat "numbers/$number" 2>/dev/null)" != "$name" ] || rm -f "numbers/$number" ;;
+        esac
+        rm -rf -- "./submit/$name"
+        rm -f -- "./$name.out"
+        ;;
+    esac
+    rm -rf -- "./jobs/$1"
+}}
+find jobs -mindepth 2 -maxdepth 2 \\( -name answer -mmin +{answered_minutes} \\
+    -o \\( -name exit -o -name cancelled \\) -mtime +{unasked_days} \\) 2>/dev/null |
+    sed -e 's,^jobs/,,' -e 's,/[^/]*$,,' | sort -u |
+    while read -r jobid; do forget "$jobid"; done
+exit 0
+"""

@@ -1,0 +1,196 @@
+"""What Slurm's commands print, parsed. Pure; raises nothing but `SlurmOutputError`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import product
+from typing import Final
+
+from attrs import frozen
+
+from jarvice_slurmd.errors import JarviceSlurmdError
+from jarvice_slurmd.slurm.states import JobState, parse_state
+
+#: Every job of ours carries this before its name (PROTOCOL, sbatch).
+NAME_PREFIX: Final = "jarvice_"
+
+#: More nodes than any cluster has: a bracket that expands to more is nonsense, not a host list.
+MAX_HOSTS: Final = 100_000
+
+_JOBID = re.compile(r"[0-9]{1,10}(?:[_+][0-9]{1,10})?\Z", re.ASCII)
+_ELAPSED = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)(?:\.\d+)?\Z", re.ASCII)
+_RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?\Z", re.ASCII)
+
+
+class SlurmOutputError(JarviceSlurmdError):
+    """Slurm printed something that this version of the daemon can't read."""
+
+
+@frozen(kw_only=True)
+class QueueEntry:
+    """One job of the queue, as `squeue` told it.
+
+    `name` is without the prefix; `elapsed` is in seconds; `hostlist` is Slurm's compressed form,
+    empty while no nodes are allocated; `reason` is why a job waits, or how it ended.
+    """
+
+    jobid: str
+    name: str
+    state: JobState
+    elapsed: int
+    hostlist: str
+    reason: str
+
+
+def is_jobid(text: str) -> bool:
+    """Whether this is a job id in one of Slurm's forms: 12, 12_3 (array) or 12+3 (het job)."""
+    return _JOBID.match(text) is not None
+
+
+def parse_queue_line(line: str) -> QueueEntry | None:
+    """One line of `squeue -o` in the format that `commands.render_queue` asks for.
+
+    None for a job that is not ours (its name lacks the prefix) and for a line that is no record:
+    fields are not escaped, so a line feed in a name makes such lines. The name stands last, so a
+    separator in it does no harm.
+    """
+    fields = line.split("|", 5)
+    if len(fields) != 6 or not fields[5].startswith(NAME_PREFIX) or not is_jobid(fields[0]):
+        return None
+    jobid, state, elapsed, hostlist, reason, name = fields
+    return QueueEntry(
+        jobid=jobid,
+        name=name[len(NAME_PREFIX) :],
+        state=parse_state(state),
+        elapsed=parse_elapsed(elapsed),
+        hostlist=hostlist,
+        reason=reason,
+    )
+
+
+def iter_queue(text: str) -> Iterator[QueueEntry]:
+    """All jobs of ours in what `squeue` printed, one at a time, so that a caller can yield."""
+    for line in text.split("\n"):
+        entry = parse_queue_line(line)
+        if entry is not None:
+            yield entry
+
+
+def parse_elapsed(text: str) -> int:
+    """Slurm's elapsed time, ``[days-][hours:]minutes:seconds``, in seconds.
+
+    0 for what is no time (``INVALID``, ``N/A``, ``UNLIMITED``, nothing).
+    """
+    match = _ELAPSED.match(text.strip())
+    if match is None:
+        return 0
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def render_elapsed(seconds: int) -> str:
+    """Seconds as HH:MM:SS, days counted as hours (PROTOCOL, runstatus)."""
+    minutes, second = divmod(max(0, seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours:02d}:{minute:02d}:{second:02d}"
+
+
+def parse_hostlist(text: str) -> tuple[str, ...]:
+    """Slurm's compressed host list, expanded: ``n[1-2],c[01-04,07]`` is six names.
+
+    Leading zeros are kept, and several brackets in one name multiply, as `scontrol show hostnames`
+    does. Raises `SlurmOutputError` for brackets that don't match or hold no range.
+    """
+    hosts: list[str] = []
+    for item in _split_outside_brackets(text.strip()):
+        hosts.extend(_expand_item(item, MAX_HOSTS - len(hosts)))
+    return tuple(hosts)
+
+
+def _split_outside_brackets(text: str) -> Iterator[str]:
+    depth = start = 0
+    for at, char in enumerate(text):
+        if char == "[":
+            depth += 1
+        elif char == "]":
+            depth -= 1
+        elif char == "," and depth == 0:
+            if at > start:
+                yield text[start:at]
+            start = at + 1
+        if depth not in (0, 1):
+            raise SlurmOutputError(f"host list {text!r} has brackets that don't match")
+    if depth:
+        raise SlurmOutputError(f"host list {text!r} has brackets that don't match")
+    if start < len(text):
+        yield text[start:]
+
+
+def _expand_item(item: str, most: int) -> Iterable[str]:
+    parts: list[list[str]] = []
+    size = 1
+    for at, piece in enumerate(re.split(r"\[([^\]]*)\]", item)):
+        choices = [piece] if at % 2 == 0 else _expand_ranges(piece, item, most)
+        size *= len(choices)
+        if size > most:
+            raise SlurmOutputError(f"host list item {item[:200]!r} names over {MAX_HOSTS} hosts")
+        parts.append(choices)
+    return ("".join(chosen) for chosen in product(*parts))
+
+
+def _expand_ranges(ranges: str, item: str, most: int) -> list[str]:
+    numbers: list[str] = []
+    for part in ranges.split(","):
+        match = _RANGE.match(part)
+        first, last = (match[1], match[2] or match[1]) if match else ("1", "0")
+        if int(last) < int(first) or int(last) - int(first) >= most - len(numbers):
+            raise SlurmOutputError(f"host list item {item[:200]!r} holds a wrong range")
+        width = len(first)
+        numbers.extend(f"{number:0{width}d}" for number in range(int(first), int(last) + 1))
+    return numbers
+
+
+def parse_submitted(stdout: bytes) -> str:
+    """The job id in what `sbatch --parsable` printed: ``jobid`` or ``jobid;cluster``."""
+    lines = stdout.decode("utf-8", "replace").split()
+    jobid = lines[-1].split(";")[0] if lines else ""
+    if not is_jobid(jobid):
+        raise SlurmOutputError(f"sbatch printed no job id but {stdout[:200]!r}")
+    return jobid
+
+
+#: What Slurm's commands say when slurmctld did not answer, as against having refused. The exit
+#: status is 1 for both, so the words must decide between "no" and "no answer" (slurm_errno.h).
+_UNREACHABLE: Final = (
+    "unable to contact slurm controller",
+    "unable to contact slurm database",
+    "socket timed out",
+    "connection refused",
+    "connection timed out",
+    "communication connection failure",
+    "communication shutdown failure",
+    "message receive failure",
+    "message send failure",
+    "zero bytes were transmitted",
+    "slurm backup controller in standby mode",
+    "slurm temporarily unable to accept job",
+    "unable to establish controller machine",
+    "unable to establish configuration source",
+    "resource temporarily unavailable",
+    "plugin initialization failed",
+    "protocol authentication error",
+    "munge encode failed",
+)
+
+
+def says_unreachable(stderr: bytes) -> bool:
+    """Whether a Slurm command that failed could not ask slurmctld, rather than being refused."""
+    text = stderr.decode("utf-8", "replace").lower()
+    return any(words in text for words in _UNREACHABLE)
+
+
+def first_words(stderr: bytes, limit: int = 500) -> str:
+    """What a command said on stderr, in one line for a sentence."""
+    words = " ".join(stderr.decode("utf-8", "replace").split())
+    return words[:limit] or "(it said nothing)"
