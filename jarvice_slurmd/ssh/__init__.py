@@ -1,1 +1,1 @@
-"""Everything Conch: connections to the login node, commands and tunnels. Knows no Slurm, no HTTP."""
+"""Everything Conch: connections to the login node, commands and tunnels; no Slurm, no HTTP."""
