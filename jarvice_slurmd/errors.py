@@ -27,6 +27,14 @@ class NotListableError(JarviceSlurmdError):
     """A folder on the cluster can't be listed; the text is the reason."""
 
 
+class UnknownJobError(JarviceSlurmdError):
+    """Slurm answered, and knows no such job of ours."""
+
+
+class StorageError(JarviceSlurmdError):
+    """The login node answered, but the folders that hold the jobs can't be read or written."""
+
+
 class SlurmRefusedError(JarviceSlurmdError):
     """Slurm was asked and refused; the text carries Slurm's own words."""
 

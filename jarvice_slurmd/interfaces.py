@@ -69,10 +69,10 @@ class ITunnelOpener(Interface):
         """Connect a protocol that `factory` builds to TCP `port` of `host`.
 
         As `IStreamClientEndpoint.connect`: fires with the protocol once it is connected. The
-        protocol's transport is an `ITransport` and `IHalfCloseableProtocol`s are told of half-closes
-        (it has `loseWriteConnection`); it is an `IConsumer` whose producer is paused while the
-        far end does not read, and an `IPushProducer`: while it is paused nothing is read from the
-        far end beyond a fixed window.
+        protocol's transport is an `ITransport`; an `IHalfCloseableProtocol` is told of half-closes
+        (the transport has `loseWriteConnection`). It is an `IConsumer` whose producer is paused
+        while the far end does not read, and an `IPushProducer`: while it is paused nothing is read
+        from the far end beyond a fixed window.
 
         Errors back with `NotConnectedError` (no link), `ForwardingRefusedError` or
         `TunnelConnectError`. Cancelling the Deferred abandons the attempt.

@@ -175,7 +175,7 @@ def render_post_mortem(
         if accounting
         else ""
     )
-    return f"""{_NEUTRAL}{_folder(root)}if [ -e "$root" ] && ! [ -r "$root/jobs" -a -x "$root/jobs" ]; then
+    return f"""{_NEUTRAL}{_folder(root)}if [ -e "$root" ] && ! ls "$root/jobs" >/dev/null; then
     echo "$root/jobs can't be read" >&2
     exit {Status.NO_FOLDER}
 fi

@@ -9,7 +9,11 @@ from typing import Final
 
 from attrs import frozen
 
-from jarvice_slurmd.errors import JarviceSlurmdError
+from jarvice_slurmd.errors import (
+    JarviceSlurmdError,
+    SlurmRefusedError,
+    SlurmUnavailableError,
+)
 from jarvice_slurmd.slurm.states import JobState, parse_state
 
 #: Every job of ours carries this before its name (PROTOCOL, sbatch).
@@ -151,6 +155,69 @@ def _expand_ranges(ranges: str, item: str, most: int) -> list[str]:
     return numbers
 
 
+@frozen(kw_only=True)
+class PostMortem:
+    """What `commands.render_post_mortem` found of a job; None where there is nothing.
+
+    `name` is the job's own name; `start` and `cancelled` are seconds since 1970; `exit` is the
+    state, exit status, start and end that the job's own script noted; `answer` is the state and
+    elapsed seconds that exitstatus answered before. `accounting` is sacct's state, elapsed seconds
+    and job name; `accounting_error` is what sacct said instead, unless accounting is disabled.
+    """
+
+    name: str | None
+    start: int | None
+    cancelled: int | None
+    exit: tuple[JobState, int, int, int] | None
+    answer: tuple[JobState, int] | None
+    accounting: tuple[JobState, int, str] | None
+    accounting_error: str | None
+    output: bytes
+
+
+def parse_post_mortem(stdout: bytes) -> PostMortem:
+    """Read what `commands.render_post_mortem` printed; a record that makes no sense is none."""
+    head, separator, output = stdout.partition(b"\noutput\n")
+    if not separator:
+        raise SlurmOutputError("the login node's answer about the job is incomplete")
+    records = dict(line.partition("=")[::2] for line in head.decode("utf-8", "replace").split("\n"))
+    accounting, accounting_error = _parse_accounting(records.get("sacct", ""))
+    exit_words = records.get("exit", "").split()
+    answer_words = records.get("answer", "").split()
+    return PostMortem(
+        name=records.get("name") or None,
+        start=_number(records.get("start", "")),
+        cancelled=_number(records.get("cancelled", "")),
+        exit=(
+            (parse_state(exit_words[0]), *(int(word) for word in exit_words[1:4]))  # type: ignore[arg-type]
+            if len(exit_words) == 4 and all(_number(word) is not None for word in exit_words[1:])
+            else None
+        ),
+        answer=(
+            (parse_state(answer_words[0]), int(answer_words[1]))
+            if len(answer_words) == 2 and _number(answer_words[1]) is not None
+            else None
+        ),
+        accounting=accounting,
+        accounting_error=accounting_error,
+        output=output,
+    )
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
+
+
+def _parse_accounting(text: str) -> tuple[tuple[JobState, int, str] | None, str | None]:
+    status, _, said = text.partition(" ")
+    if status == "0" and said.count("|") >= 2:
+        state, elapsed, name = said.split("|", 2)
+        return (parse_state(state), _number(elapsed) or 0, name), None
+    if status in ("", "0") or "accounting storage is disabled" in said.lower():
+        return None, None
+    return None, said or f"sacct ended with status {status}"
+
+
 def parse_submitted(stdout: bytes) -> str:
     """The job id in what `sbatch --parsable` printed: ``jobid`` or ``jobid;cluster``."""
     lines = stdout.decode("utf-8", "replace").split()
@@ -184,13 +251,15 @@ _UNREACHABLE: Final = (
 )
 
 
-def says_unreachable(stderr: bytes) -> bool:
-    """Whether a Slurm command that failed could not ask slurmctld, rather than being refused."""
-    text = stderr.decode("utf-8", "replace").lower()
-    return any(words in text for words in _UNREACHABLE)
-
-
 def first_words(stderr: bytes, limit: int = 500) -> str:
     """What a command said on stderr, in one line for a sentence."""
     words = " ".join(stderr.decode("utf-8", "replace").split())
     return words[:limit] or "(it said nothing)"
+
+
+def refusal(stderr: bytes) -> SlurmRefusedError | SlurmUnavailableError:
+    """What a Slurm command's failure means: it was refused, or slurmctld was not there to ask."""
+    words = first_words(stderr)
+    if any(sign in words.lower() for sign in _UNREACHABLE):
+        return SlurmUnavailableError(f"Slurm's controller did not answer: {words}")
+    return SlurmRefusedError(f"Slurm refused: {words}")

@@ -1,0 +1,56 @@
+"""The log: `2023-09-12 09:08:04,204 [1] INFO message`, a line each (PROTOCOL §6)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Final, TextIO
+
+from twisted.logger import ILogObserver, STDLibLogObserver
+
+FORMAT: Final = "%(asctime)s [%(process)d] %(levelname)s %(message)s"
+
+#: The init report and the tunnels' lines are told whatever the log level (PROTOCOL §6).
+ANNOUNCEMENTS: Final = "jarvice_slurmd.announcements"
+
+
+class _OneLineFormatter(logging.Formatter):
+    """Keeps a message on its line, whoever wrote it: a forged line feed forges no entry."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return super().formatMessage(record).translate(_CONTROLS)
+
+
+_CONTROLS: Final = {
+    code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if code != 0x09
+}
+
+
+def set_up_logging(level: int, stream: TextIO) -> None:
+    """Send the log to a stream; `level` is one of Python's numbers, 30 meaning warnings."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_OneLineFormatter(FORMAT))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    logging.getLogger(ANNOUNCEMENTS).setLevel(logging.INFO)
+
+
+def observer_factory(level: int, logfile: str | None) -> Callable[[], ILogObserver]:
+    """What twistd calls for its log observer: Twisted's own events join the same log.
+
+    `logfile` is twistd's own option; None or ``-`` mean standard output.
+    """
+
+    def make_observer() -> ILogObserver:
+        stream = (
+            sys.__stdout__
+            if logfile in (None, "-")
+            else open(str(logfile), "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        )
+        assert stream is not None
+        set_up_logging(level, stream)
+        return STDLibLogObserver("twisted")
+
+    return make_observer

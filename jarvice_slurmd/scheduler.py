@@ -1,0 +1,241 @@
+"""The use cases: submit, status, exit, terminate. Orders commands; owns no I/O and no state.
+
+Whatever it answers comes from Slurm's queue, from accounting, or from what the job left in its
+folder; between two requests it remembers nothing that another replica would need.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from twisted.internet.defer import CancelledError
+from zope.interface import implementer
+
+from jarvice_slurmd.errors import (
+    InvalidArgumentsError,
+    JarviceSlurmdError,
+    JobStillRunningError,
+    NoOutputError,
+    NotListableError,
+    SlurmUnavailableError,
+    StorageError,
+    UnknownJobError,
+)
+from jarvice_slurmd.interfaces import CommandResult, IRemoteShell, IScheduler
+from jarvice_slurmd.jobs.model import (
+    ExitReport,
+    JobRef,
+    JobSummary,
+    RunStatus,
+    Submission,
+    Submitted,
+)
+from jarvice_slurmd.jobs.prepare import JobPreparer
+from jarvice_slurmd.settings import Settings
+from jarvice_slurmd.slurm import commands
+from jarvice_slurmd.slurm.commands import Status
+from jarvice_slurmd.slurm.output import (
+    QueueEntry,
+    first_words,
+    parse_hostlist,
+    parse_post_mortem,
+    parse_submitted,
+    refusal,
+)
+from jarvice_slurmd.slurm.states import Phase
+from jarvice_slurmd.slurm.verdict import judge
+from jarvice_slurmd.snapshot import QueueSnapshot
+
+_log = logging.getLogger(__name__)
+
+#: exitstatus answers with the last so many lines of a job's output (issue "A batch job travels").
+EXIT_LINES = 10_000
+
+#: Room for the records and for what a login shell prints, beside a job's output.
+_HEADROOM = 65_536
+
+
+@implementer(IScheduler)
+class SlurmScheduler:
+    """An `IScheduler` for a Slurm cluster behind a login node."""
+
+    def __init__(self, shell: IRemoteShell, snapshot: QueueSnapshot, settings: Settings) -> None:
+        self._shell = shell
+        self._snapshot = snapshot
+        self._settings = settings
+        self._preparer = JobPreparer(settings)
+        self._root = commands.render_root(settings.scratch_dir)
+
+    async def submit(self, submission: Submission) -> Submitted:
+        """See `IScheduler.submit`."""
+        job = self._preparer.prepare(submission)
+        node_script = job.node_script.encode("utf-8", "surrogateescape")
+        script = commands.render_submit(
+            root=self._root,
+            name=job.name,
+            number=job.number,
+            options=job.options,
+            node_script_bytes=len(node_script),
+        )
+        result = await self._shell.run(script, node_script + job.batch_script.encode("utf-8"))
+        if result.status == Status.OTHER_JOB:
+            raise InvalidArgumentsError(first_words(result.stderr))
+        if result.status != 0:
+            error = self._error(result)
+            if not isinstance(error, SlurmUnavailableError | StorageError):
+                await self._forget_submission(job.name)
+            raise error
+        jobid = parse_submitted(result.stdout)
+        self._snapshot.add_submitted(job.name, jobid)
+        _log.info("Submitted job %s (number %d) as job id %s", job.name, job.number, jobid)
+        return Submitted(jobid=jobid, script=job.shown_script)
+
+    async def running(self) -> Sequence[JobSummary]:
+        """See `IScheduler.running`."""
+        return (await self._snapshot.current()).running
+
+    async def queued(self) -> Sequence[JobSummary]:
+        """See `IScheduler.queued`."""
+        return (await self._snapshot.current()).queued
+
+    async def run_status(self, ref: JobRef) -> RunStatus | None:
+        """See `IScheduler.run_status`."""
+        entry = await self._find_surely(ref)
+        if entry is None:
+            return None
+        return RunStatus(nodes=parse_hostlist(entry.hostlist), elapsed=entry.elapsed)
+
+    async def exit_status(self, ref: JobRef) -> ExitReport | None:
+        """See `IScheduler.exit_status`."""
+        entry = await self._find_surely(ref)
+        if entry is not None and entry.state.phase is not Phase.ENDED:
+            raise JobStillRunningError(f"job {ref.jobid} has not ended: it is {entry.state.name}")
+        result = await self._run(
+            commands.render_post_mortem(
+                root=self._root,
+                name=ref.name,
+                jobid=ref.jobid,
+                lines=EXIT_LINES,
+                limit=self._settings.output_bytes,
+                accounting=entry is None,
+            ),
+            max_output=self._settings.output_bytes + _HEADROOM,
+        )
+        found = parse_post_mortem(result.stdout)
+        end = judge(ref.name, entry, found)
+        if end is None:
+            return None
+        await self._mark_answered(ref, end.state.name, end.elapsed)
+        return ExitReport(state=end.state, elapsed=end.elapsed, output=found.output)
+
+    async def terminate(self, ref: JobRef, *, force: bool) -> None:
+        """See `IScheduler.terminate`."""
+        entry = await self._find(ref)
+        if entry is not None and entry.state.phase is Phase.ENDED:
+            return
+        result = await self._shell.run(
+            commands.render_cancel(root=self._root, name=ref.name, jobid=ref.jobid, force=force)
+        )
+        if result.status != 0 and b"Invalid job id" not in result.stderr:
+            raise self._error(result)
+        _log.info("Cancelled job %s, job id %s%s", ref.name, ref.jobid, " at once" * force)
+
+    async def release(self, ref: JobRef) -> None:
+        """See `IScheduler.release`."""
+        await self._find_ours(ref)
+        await self._run(commands.render_release(jobid=ref.jobid))
+
+    async def events(self, ref: JobRef) -> str:
+        """See `IScheduler.events`."""
+        await self._find_ours(ref)
+        result = await self._run(commands.render_events(jobid=ref.jobid))
+        return result.stdout.decode("utf-8", "replace")
+
+    async def tail(self, ref: JobRef, lines: int) -> bytes:
+        """See `IScheduler.tail`."""
+        limit = self._settings.output_bytes
+        result = await self._shell.run(
+            commands.render_tail(root=self._root, name=ref.name, lines=lines, limit=limit),
+            max_output=limit + _HEADROOM,
+        )
+        if result.status == Status.NO_OUTPUT:
+            raise NoOutputError(f"job {ref.name} has not written any output")
+        if result.status != 0:
+            raise self._error(result)
+        return result.stdout
+
+    async def list_folder(self, path: str, *, details: bool) -> bytes:
+        """See `IScheduler.list_folder`."""
+        allowed = self._settings.pvcls_folders
+        if allowed and not any(
+            f"{path.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/") for folder in allowed
+        ):
+            raise NotListableError(f"{path} is in none of the folders that may be listed")
+        result = await self._shell.run(
+            commands.render_list_folder(path=path, details=details),
+            max_output=self._settings.output_bytes + _HEADROOM,
+        )
+        if result.status == Status.NOT_LISTABLE:
+            raise NotListableError(first_words(result.stderr))
+        if result.status != 0:
+            raise self._error(result)
+        return result.stdout
+
+    async def collect_garbage(self) -> None:
+        """See `IScheduler.collect_garbage`."""
+        await self._run(
+            commands.render_collect_garbage(
+                root=self._root,
+                answered_minutes=self._settings.answered_minutes,
+                unasked_days=self._settings.unasked_days,
+            )
+        )
+
+    async def _find(self, ref: JobRef) -> QueueEntry | None:
+        entry = (await self._snapshot.current()).entries.get(ref.jobid)
+        return entry if entry is not None and entry.name == ref.name else None
+
+    async def _find_surely(self, ref: JobRef) -> QueueEntry | None:
+        """The job's entry; None when Slurm, asked twice, did not know it."""
+        view = await self._snapshot.current()
+        entry = view.entries.get(ref.jobid)
+        if entry is None and not self._snapshot.missed_before(ref.jobid, view):
+            entry = (await self._snapshot.after(view)).entries.get(ref.jobid)
+        return entry if entry is not None and entry.name == ref.name else None
+
+    async def _find_ours(self, ref: JobRef) -> QueueEntry:
+        entry = await self._find_surely(ref)
+        if entry is None:
+            raise UnknownJobError(f"Slurm knows no job {ref.jobid} named {ref.name}")
+        return entry
+
+    async def _run(self, script: str, *, max_output: int | None = None) -> CommandResult:
+        result = await self._shell.run(script, max_output=max_output)
+        if result.status != 0:
+            raise self._error(result)
+        return result
+
+    def _error(self, result: CommandResult) -> JarviceSlurmdError:
+        words = first_words(result.stderr)
+        if result.status in (Status.NO_FOLDER, Status.LOCKED):
+            return StorageError(f"the cluster's storage does not work: {words}")
+        if result.status == Status.NO_ANSWER:
+            return SlurmUnavailableError(f"Slurm's controller did not answer: {words}")
+        return refusal(result.stderr)
+
+    async def _forget_submission(self, name: str) -> None:
+        try:
+            await self._shell.run(commands.render_forget_submission(root=self._root, name=name))
+        except (JarviceSlurmdError, CancelledError) as error:
+            _log.warning("Could not remove what job %s left when it was refused: %s", name, error)
+
+    async def _mark_answered(self, ref: JobRef, state: str, elapsed: int) -> None:
+        script = commands.render_mark_answered(
+            root=self._root, name=ref.name, jobid=ref.jobid, state=state, elapsed=elapsed
+        )
+        try:
+            await self._run(script)
+        except JarviceSlurmdError as error:
+            # The answer is true all the same, and will be once more from what it came from.
+            _log.warning("Could not note the answer for job %s: %s", ref.name, error)

@@ -1,0 +1,167 @@
+"""The shared view of the queue: one question, many answers (DESIGN, idea 2).
+
+However many callers ask, at most one `squeue` is in flight and at most one is started a second,
+and none while nobody asks. An answer is never older than that; a failure is shared like an answer,
+so that an outage costs Slurm no more questions than health does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Cooperator
+from twisted.python.failure import Failure
+
+from jarvice_slurmd.interfaces import IRemoteShell
+from jarvice_slurmd.jobs.model import JobSummary
+from jarvice_slurmd.slurm.commands import render_queue
+from jarvice_slurmd.slurm.output import QueueEntry, iter_queue, refusal
+from jarvice_slurmd.slurm.states import PENDING, Phase
+
+#: Lines parsed before the reactor gets its turn: about 5 ms.
+LINES_A_TURN = 500
+
+#: Bytes of `squeue` output: 100,000 jobs of 300 bytes.
+MAX_QUEUE_BYTES = 32 * 1024 * 1024
+
+#: Job ids that a view lacked, remembered so that the next question about them need not wait.
+MAX_MISSED = 10_000
+
+
+@frozen(kw_only=True)
+class QueueView:
+    """The queue as one `squeue` saw it; `asked_at` is the clock's time when it was started."""
+
+    asked_at: float
+    entries: Mapping[str, QueueEntry]
+    running: Sequence[JobSummary]
+    queued: Sequence[JobSummary]
+
+
+@define
+class _Drain:
+    """What a question's parsing has gathered so far."""
+
+    entries: dict[str, QueueEntry] = field(factory=dict)
+    running: list[JobSummary] = field(factory=list)
+    queued: list[JobSummary] = field(factory=list)
+
+    def add(self, entry: QueueEntry) -> None:
+        self.entries[entry.jobid] = entry
+        if entry.state.phase is Phase.RUNNING:
+            self.running.append(JobSummary(name=entry.name, jobid=entry.jobid))
+        elif entry.state.phase is Phase.QUEUED:
+            self.queued.append(JobSummary(name=entry.name, jobid=entry.jobid))
+
+
+class QueueSnapshot:
+    """Answers questions about the queue from one short-lived view of it.
+
+    `max_age` is in seconds: how old a view may be when it answers, and how far apart two questions
+    to Slurm are at least.
+    """
+
+    def __init__(self, shell: IRemoteShell, clock: IReactorTime, *, max_age: float = 1.0) -> None:
+        self._shell = shell
+        self._clock = clock
+        self._max_age = max_age
+        self._cooperator = Cooperator(scheduler=lambda call: clock.callLater(0, call), started=True)
+        self._last: QueueView | Failure | None = None
+        self._last_asked_at: float | None = None
+        self._asking = False
+        self._waiting: list[Deferred[QueueView]] = []
+        self._missed: dict[str, float] = {}
+        self._submitted: dict[str, tuple[float, QueueEntry]] = {}
+
+    def current(self) -> Deferred[QueueView]:
+        """A view at most `max_age` old; errs with what the question erred with."""
+        if self._last is None or self._age() >= self._max_age:
+            return self._wait()
+        if isinstance(self._last, Failure):
+            return fail(self._last)
+        return succeed(self._last)
+
+    def after(self, view: QueueView) -> Deferred[QueueView]:
+        """A view that Slurm was asked for later than for this one."""
+        if isinstance(self._last, QueueView) and self._last.asked_at > view.asked_at:
+            return self.current()
+        return self._wait()
+
+    def missed_before(self, jobid: str, view: QueueView) -> bool:
+        """Whether a view older than this one lacked the job too; remembered for the asking."""
+        first = self._missed.setdefault(jobid, view.asked_at)
+        while len(self._missed) > MAX_MISSED:
+            del self._missed[next(iter(self._missed))]
+        return first < view.asked_at
+
+    def add_submitted(self, name: str, jobid: str) -> None:
+        """Have a job that Slurm has just accepted in every view, until a later one sees it."""
+        entry = QueueEntry(jobid=jobid, name=name, state=PENDING, elapsed=0, hostlist="", reason="")
+        self._submitted[jobid] = (self._clock.seconds(), entry)
+        if isinstance(self._last, QueueView) and jobid not in self._last.entries:
+            self._last = self._with_submitted(
+                _Drain(dict(self._last.entries), list(self._last.running), list(self._last.queued)),
+                self._last.asked_at,
+            )
+
+    def _age(self) -> float:
+        assert self._last_asked_at is not None
+        return self._clock.seconds() - self._last_asked_at
+
+    def _wait(self) -> Deferred[QueueView]:
+        waiting: Deferred[QueueView] = Deferred(lambda it: self._waiting.remove(it))
+        self._waiting.append(waiting)
+        if not self._asking:
+            self._asking = True
+            delay = 0.0 if self._last_asked_at is None else self._max_age - self._age()
+            if delay > 0:
+                self._clock.callLater(delay, self._start)
+            else:
+                self._start()
+        return waiting
+
+    def _start(self) -> None:
+        if not self._waiting:
+            self._asking = False
+            return
+        Deferred.fromCoroutine(self._ask()).addBoth(self._answer)
+
+    async def _ask(self) -> QueueView:
+        asked_at = self._last_asked_at = self._clock.seconds()
+        result = await self._shell.run(render_queue(), max_output=MAX_QUEUE_BYTES)
+        if result.status != 0:
+            raise refusal(result.stderr)
+        drain = _Drain()
+        await self._cooperator.cooperate(_parse(result.stdout, drain)).whenDone()
+        self._submitted = {
+            jobid: (at, entry) for jobid, (at, entry) in self._submitted.items() if at >= asked_at
+        }
+        return self._with_submitted(drain, asked_at)
+
+    def _with_submitted(self, drain: _Drain, asked_at: float) -> QueueView:
+        for jobid, (_, entry) in self._submitted.items():
+            if jobid not in drain.entries:
+                drain.add(entry)
+        return QueueView(
+            asked_at=asked_at, entries=drain.entries, running=drain.running, queued=drain.queued
+        )
+
+    def _answer(self, outcome: QueueView | Failure) -> None:
+        self._asking = False
+        self._last = outcome
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if isinstance(outcome, Failure):
+                one.errback(outcome)
+            else:
+                one.callback(outcome)
+
+
+def _parse(stdout: bytes, drain: _Drain) -> Iterator[None]:
+    for count, entry in enumerate(iter_queue(stdout.decode("utf-8", "replace")), 1):
+        drain.add(entry)
+        if count % LINES_A_TURN == 0:
+            yield None

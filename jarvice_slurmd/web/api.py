@@ -1,0 +1,140 @@
+"""The endpoints of PROTOCOL §1, one method each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from jarvice_slurmd import __version__
+from jarvice_slurmd.errors import InvalidArgumentsError, JarviceSlurmdError
+from jarvice_slurmd.interfaces import IScheduler
+from jarvice_slurmd.jobs.model import JobRef
+from jarvice_slurmd.web import wire
+from jarvice_slurmd.web.resource import Answer, ApiRequest, error_answer, json_answer
+
+_EMPTY: Final = Answer(content_type="text/plain; charset=utf-8")
+_BATCH_INFO: Final = {"about": "", "help": "", "url": "", "actions": {}}
+
+
+class Api:
+    """Turns requests into the scheduler's use cases and their outcomes into answers.
+
+    `not_ready` says why the login node can't be asked at this moment, or None when it can.
+    """
+
+    def __init__(
+        self, scheduler: IScheduler, *, executor: str, not_ready: Callable[[], str | None]
+    ) -> None:
+        self._scheduler = scheduler
+        self._executor = executor
+        self._not_ready = not_ready
+
+    async def live(self, request: ApiRequest) -> Answer:
+        """GET /live: the process runs."""
+        return json_answer({"status": "OK"})
+
+    async def ready(self, request: ApiRequest) -> Answer:
+        """GET /ready: the login node has answered and the link is up."""
+        reason = self._not_ready()
+        if reason is not None:
+            return json_answer({"status": "BAD", "reason": reason}, 503)
+        return json_answer({"status": "OK", "version": __version__})
+
+    async def gc(self, request: ApiRequest) -> Answer:
+        """GET /gc: whether a command runs on the login node; it removes what jobs left."""
+        try:
+            await self._scheduler.collect_garbage()
+        except JarviceSlurmdError as error:
+            return json_answer({"status": "BAD", "error": str(error)}, 500)
+        return json_answer({"status": "OK"})
+
+    async def nodes(self, request: ApiRequest) -> Answer:
+        """GET /nodes: only other schedulers have something to say."""
+        return json_answer(True)
+
+    async def running(self, request: ApiRequest) -> Answer:
+        """GET /running."""
+        return json_answer(wire.render_summaries(await self._scheduler.running()))
+
+    async def queued(self, request: ApiRequest) -> Answer:
+        """GET /queued."""
+        return json_answer(wire.render_summaries(await self._scheduler.queued()))
+
+    async def submit(self, request: ApiRequest) -> Answer:
+        """POST /submit."""
+        submission = wire.parse_submission(_args(request), self._executor)
+        submitted = await self._scheduler.submit(submission)
+        return json_answer([submitted.jobid, submitted.script])
+
+    async def runstatus(self, request: ApiRequest) -> Answer:
+        """POST /runstatus."""
+        ref = wire.parse_ref(_args(request))
+        return json_answer(wire.render_run_status(ref, await self._scheduler.run_status(ref)))
+
+    async def exitstatus(self, request: ApiRequest) -> Answer:
+        """POST /exitstatus."""
+        ref = wire.parse_ref(_args(request))
+        return json_answer(wire.render_exit(await self._scheduler.exit_status(ref)))
+
+    async def terminate(self, request: ApiRequest) -> Answer:
+        """POST /terminate."""
+        args = _args(request)
+        await self._scheduler.terminate(wire.parse_ref(args), force=wire.parse_force(args))
+        return json_answer(True)
+
+    async def release(self, request: ApiRequest) -> Answer:
+        """POST /release."""
+        await self._scheduler.release(wire.parse_ref(_args(request)))
+        return json_answer(True)
+
+    async def events(self, request: ApiRequest) -> Answer:
+        """POST /events."""
+        return json_answer(await self._scheduler.events(wire.parse_ref(_args(request))))
+
+    async def online(self, request: ApiRequest) -> Answer:
+        """POST /online: only other schedulers have something to do."""
+        return json_answer(True)
+
+    async def pvcls(self, request: ApiRequest) -> Answer:
+        """POST /request/pvcls."""
+        args = _args(request)
+        path = wire.parse_query(args, "path", wire.absolute_path, "")
+        if not path:
+            raise InvalidArgumentsError("qs.path is missing; it must be an absolute path")
+        details = wire.parse_query(args, "details", wire.truth, False)
+        listing = await self._scheduler.list_folder(path, details=details)
+        return _text(listing)
+
+    async def request(self, request: ApiRequest) -> Answer:
+        """POST /request/<name>/<number>/<jobid>/<method>; an unknown method is no error."""
+        segments = [
+            unquote_to_bytes(segment).decode("utf-8", "replace")
+            for segment in request.path.split(b"/")[2:]
+        ]
+        method = segments[3] if len(segments) > 3 else ""
+        if method not in ("shutdown", "abort", "info", "tail", "screenshot"):
+            return _EMPTY
+        ref = wire.parse_ref(dict(zip(("name", "number", "jobid"), segments, strict=False)))
+        if method == "tail":
+            return await self._tail(request, ref)
+        if method == "info":
+            return json_answer(_BATCH_INFO)
+        if method == "screenshot":
+            return error_answer(404, "there are no screenshots of jobs on this cluster")
+        await self._scheduler.terminate(ref, force=method == "abort")
+        return _EMPTY
+
+    async def _tail(self, request: ApiRequest, ref: JobRef) -> Answer:
+        args = _args(request) if request.body() else {}
+        lines = wire.parse_query(args, "lines", wire.line_count, 100)
+        return _text(await self._scheduler.tail(ref, lines))
+
+
+def _args(request: ApiRequest) -> wire.Args:
+    return wire.parse_args(request.getHeader("Content-Type"), request.body())
+
+
+def _text(body: bytes) -> Answer:
+    text = body.decode("utf-8", "replace")
+    return Answer(content_type="text/plain; charset=utf-8", body=text.encode("utf-8"))

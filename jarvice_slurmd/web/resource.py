@@ -1,0 +1,269 @@
+"""Asynchronous resources, and the one table from domain errors to status codes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from io import BytesIO
+from typing import Final
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+from twisted.web import http, server
+from twisted.web.resource import Resource
+
+from jarvice_slurmd import errors
+from jarvice_slurmd.errors import JarviceSlurmdError
+from jarvice_slurmd.slurm.output import SlurmOutputError
+
+_log = logging.getLogger(__name__)
+
+#: PROTOCOL §1, "Errors". The first type that an error is an instance of decides.
+STATUS_CODES: Final[tuple[tuple[type[JarviceSlurmdError], int], ...]] = (
+    (errors.InvalidArgumentsError, 400),
+    (errors.NotListableError, 401),
+    (errors.UnknownJobError, 404),
+    (errors.NoOutputError, 404),
+    (errors.JobStillRunningError, 409),
+    (errors.SlurmRefusedError, 502),
+    (SlurmOutputError, 502),
+    (errors.OutputTooLargeError, 502),
+    (errors.CommandTimedOutError, 504),
+    (errors.SlurmUnavailableError, 503),
+    (errors.StorageError, 503),
+    (errors.RemoteShellError, 503),
+)
+
+
+@frozen(kw_only=True)
+class Answer:
+    """What goes back: a status code, a content type and the bytes."""
+
+    code: int = 200
+    content_type: str = "application/json"
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def json_answer(value: object, code: int = 200) -> Answer:
+    """An answer in JSON; characters that UTF-8 can't say are replaced."""
+    text = json.dumps(value, ensure_ascii=True)
+    return Answer(code=code, body=text.encode("ascii"))
+
+
+def error_answer(code: int, sentence: str, *headers: tuple[str, str]) -> Answer:
+    """PROTOCOL §1: an object with one sentence that a person can act on."""
+    answer = json_answer({"error": sentence}, code)
+    return Answer(code=code, body=answer.body, headers=headers)
+
+
+INTERNAL_ERROR: Final = error_answer(
+    500, "something went wrong inside the scheduler; its log says what"
+)
+
+
+def answer_for(error: JarviceSlurmdError) -> Answer:
+    """The answer that an error becomes."""
+    for kind, code in STATUS_CODES:
+        if isinstance(error, kind):
+            return error_answer(code, str(error))
+    return INTERNAL_ERROR
+
+
+class ApiRequest(server.Request):
+    """A request whose body is bounded: what is over the bound is answered 413 at once."""
+
+    max_body_bytes: int = 64 * 1024 * 1024
+
+    def gotLength(self, length: int | None) -> None:
+        """The headers are in; refuse a body that says it is too large before reading it."""
+        self._received = 0
+        self._refused = False
+        if length is not None and length > self.max_body_bytes:
+            self.content = BytesIO()
+            self._refuse()
+        else:
+            super().gotLength(length)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """A part of the body is in."""
+        self._received += len(data)
+        if self._refused:
+            return
+        if self._received > self.max_body_bytes:
+            self._refuse()
+        else:
+            super().handleContentChunk(data)
+
+    def _refuse(self) -> None:
+        self._refused = True
+        answer = error_answer(413, f"the body is larger than {self.max_body_bytes} bytes")
+        head = (
+            "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(answer.body)}\r\n\r\n"
+        )
+        self.channel.write(head.encode("ascii") + answer.body)
+        self.channel.loseConnection()
+
+    def body(self) -> bytes:
+        """The whole body; it is bounded."""
+        assert self.content is not None
+        self.content.seek(0)
+        return self.content.read()
+
+    def process(self) -> None:
+        """Hand a complete request to its resource."""
+        if not self._refused:
+            super().process()
+
+
+class Requests:
+    """The requests in flight, so that a stop can wait for them."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._idle: list[Deferred[None]] = []
+
+    def began(self) -> None:
+        """A request has begun to be answered."""
+        self._count += 1
+
+    def ended(self) -> None:
+        """A request has been answered, or its caller has gone."""
+        self._count -= 1
+        if not self._count:
+            idle, self._idle = self._idle, []
+            for one in idle:
+                one.callback(None)
+
+    def when_idle(self) -> Deferred[None]:
+        """Fires when no request is in flight."""
+        waiting: Deferred[None] = Deferred(lambda it: self._idle.remove(it))
+        self._idle.append(waiting)
+        if not self._count:
+            self._idle.remove(waiting)
+            waiting.callback(None)
+        return waiting
+
+
+Handler = Callable[[ApiRequest], Awaitable[Answer]]
+
+
+class LeafResource(Resource):
+    """One endpoint: one method, one handler.
+
+    `is_question` says that the handler changes nothing: its caller's going away cancels it.
+    """
+
+    isLeaf = True
+
+    def __init__(
+        self,
+        method: str,
+        handler: Handler,
+        *,
+        requests: Requests,
+        server_key: str | None = None,
+        is_question: bool = True,
+    ) -> None:
+        super().__init__()
+        self._method = method
+        self._handler = handler
+        self._requests = requests
+        self._server_key = server_key
+        self._is_question = is_question
+
+    def render(self, request: ApiRequest) -> int:
+        """Start answering; see twisted.web.resource.Resource.render."""
+        self._requests.began()
+        answering = Deferred.fromCoroutine(self._answer(request))
+        gone = False
+
+        def left(_: object) -> None:
+            nonlocal gone
+            gone = True
+            if self._is_question:
+                answering.cancel()
+
+        def ended(outcome: Answer | Failure) -> None:
+            self._requests.ended()
+            if isinstance(outcome, Failure):
+                if not (gone and outcome.check(CancelledError)):
+                    _log.error("Answering %s failed:\n%s", request, outcome.getTraceback())
+                outcome = INTERNAL_ERROR
+            if not gone:
+                send(request, outcome)
+
+        request.notifyFinish().addErrback(left)
+        answering.addBoth(ended)
+        return server.NOT_DONE_YET
+
+    async def _answer(self, request: ApiRequest) -> Answer:
+        if self._server_key is not None and not _is_authorised(request, self._server_key):
+            return error_answer(
+                401,
+                "this needs the user name and password of JARVICE_SCHED_SERVER_KEY",
+                ("WWW-Authenticate", 'Basic realm="jarvice-slurmd", charset="UTF-8"'),
+            )
+        method = request.method.decode("ascii", "replace")
+        if method != self._method and (method, self._method) != ("HEAD", "GET"):
+            return error_answer(
+                405,
+                f"{method} is not what this endpoint takes: {self._method}",
+                ("Allow", self._method),
+            )
+        try:
+            return await self._handler(request)
+        except JarviceSlurmdError as error:
+            answer = answer_for(error)
+            _log.log(
+                logging.INFO if answer.code < 500 else logging.WARNING,
+                "%s %s: %d %s",
+                method,
+                request.path.decode("ascii", "backslashreplace"),
+                answer.code,
+                error,
+            )
+            return answer
+
+
+class NotFoundResource(Resource):
+    """What answers for every path that is no endpoint."""
+
+    isLeaf = True
+
+    def render(self, request: ApiRequest) -> int:
+        """Answer 404."""
+        path = request.path.decode("ascii", "backslashreplace")
+        send(request, error_answer(404, f"there is no endpoint {path[:200]}"))
+        return server.NOT_DONE_YET
+
+
+def send(request: http.Request, answer: Answer) -> None:
+    """Send an answer and end the request."""
+    request.setResponseCode(answer.code)
+    request.setHeader("Content-Type", answer.content_type)
+    request.setHeader("Content-Length", str(len(answer.body)))
+    request.setHeader("Cache-Control", "no-store")
+    for name, value in answer.headers:
+        request.setHeader(name, value)
+    if request.method != b"HEAD":
+        request.write(answer.body)
+    request.finish()
+
+
+def _is_authorised(request: http.Request, server_key: str) -> bool:
+    header = request.getHeader("Authorization") or ""
+    scheme, _, credentials = header.partition(" ")
+    try:
+        said = base64.b64decode(credentials.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        said = b""
+    # Always compared, and in constant time, so that timing tells nothing (RFC 7617).
+    same = hmac.compare_digest(said, server_key.encode("utf-8"))
+    return same and scheme.lower() == "basic"
