@@ -88,7 +88,7 @@ class ApiRequest(server.Request):
             self.content = BytesIO()
             self._refuse()
         else:
-            super().gotLength(length)
+            super().gotLength(length)  # type: ignore[no-untyped-call]
 
     def handleContentChunk(self, data: bytes) -> None:
         """A part of the body is in."""
@@ -98,7 +98,7 @@ class ApiRequest(server.Request):
         if self._received > self.max_body_bytes:
             self._refuse()
         else:
-            super().handleContentChunk(data)
+            super().handleContentChunk(data)  # type: ignore[no-untyped-call]
 
     def _refuse(self) -> None:
         self._refused = True
@@ -114,12 +114,12 @@ class ApiRequest(server.Request):
         """The whole body; it is bounded."""
         assert self.content is not None
         self.content.seek(0)
-        return self.content.read()
+        return bytes(self.content.read())
 
     def process(self) -> None:
         """Hand a complete request to its resource."""
         if not self._refused:
-            super().process()
+            super().process()  # type: ignore[no-untyped-call]
 
 
 class Requests:
@@ -171,7 +171,7 @@ class LeafResource(Resource):
         server_key: str | None = None,
         is_question: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._method = method
         self._handler = handler
         self._requests = requests

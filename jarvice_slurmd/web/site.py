@@ -21,7 +21,7 @@ class RootResource(Resource):
 
     def getChild(self, path: bytes, request: ApiRequest) -> Resource:
         """See twisted.web.resource.Resource.getChild."""
-        return NotFoundResource()
+        return NotFoundResource()  # type: ignore[no-untyped-call]
 
 
 def make_site(
@@ -66,7 +66,7 @@ def make_site(
         b"online": leaf("POST", api.online),
         b"request": _RequestResource(leaf("POST", api.pvcls), request),
     }
-    root = RootResource()
+    root = RootResource()  # type: ignore[no-untyped-call]
     for path, resource in tree.items():
         root.putChild(path, resource)
 
@@ -83,7 +83,7 @@ class _RequestResource(Resource):
     """/request/pvcls is the cluster's; everything else below /request is a job's."""
 
     def __init__(self, pvcls: LeafResource, request: LeafResource) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._pvcls = pvcls
         self._request = request
 
