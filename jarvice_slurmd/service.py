@@ -50,7 +50,7 @@ class Options(usage.Options):
     environ: ClassVar[Mapping[str, str]] = os.environ
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self["http"] = []
 
     def opt_http(self, endpoint: str) -> None:
@@ -155,7 +155,7 @@ class DaemonService(MultiService):
     def __init__(
         self, settings: Settings, link: SSHLink, requests: Requests, reactor: IReactorTime
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._settings = settings
         self._link = link
         self._requests = requests
@@ -180,7 +180,7 @@ class DaemonService(MultiService):
         _announcements.info("%s", report.TESTING)
         self._link.startService()
         self._link.first_attempt().addCallback(self._tell_first_attempt)
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
 
     def _tell_first_attempt(self, reason: str | None) -> None:
         if reason is None:
