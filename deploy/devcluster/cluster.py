@@ -28,6 +28,8 @@ _NODES_SECONDS = 60.0
 def parts(cluster: Cluster) -> list[Part]:
     """Every part, in the order in which they start. Optional parts are added here."""
     found = [slurm.munge_part(cluster)]
+    if cluster.options.accounting:
+        found += [accounting.database_part(cluster), accounting.daemon_part(cluster)]
     found += [slurm.controller_part(cluster)]
     found += [slurm.node_part(cluster, name) for name in cluster.node_names]
     found += [login.sshd_part(cluster)]
@@ -145,8 +147,13 @@ def _start(cluster: Cluster) -> None:
     slurm.prepare(cluster)
     login.prepare(cluster)
     start_all(cluster, [slurm.munge_part(cluster)])
-    nodes = [slurm.node_part(cluster, name) for name in cluster.node_names]
-    start_all(cluster, [slurm.controller_part(cluster), *nodes, login.sshd_part(cluster)])
+    if cluster.options.accounting:
+        accounting.prepare(cluster)
+        start_all(cluster, [accounting.database_part(cluster)])
+        start_all(cluster, [accounting.daemon_part(cluster)])
+        accounting.register(cluster)
+    # Each waits for what it needs by itself; what runs by now is left alone.
+    start_all(cluster, parts(cluster))
     _wait_for_nodes(cluster)
 
 
