@@ -12,6 +12,7 @@
 #   name       the job's name
 #   start      when it began (seconds since 1970)
 #   read.<n>   node n has read the text
+#   watched    the first node's output has ended
 #   verdict    JARVICE_CMD_SUCCESS or JARVICE_CMD_FAILURE, as the first node's text printed it
 #   code       the exit status of the text on the first node
 #   exit       how it ended: "<state> <exit status> <start> <end>"
@@ -21,7 +22,7 @@ jarvice_name=@NAME@
 umask 077
 job=$jarvice_root/jobs/$SLURM_JOB_ID
 submission=$jarvice_root/submit/$jarvice_name
-begun=$(date +%s)
+printf -v begun '%(%s)T' -1
 
 # Write a file of the job's folder so that a reader sees all of it or none.
 leave() {
@@ -30,7 +31,9 @@ leave() {
 
 # "<state> <exit status>": what Slurm will call the end that is coming.
 finish() {
-    leave exit "$1 $2 $begun $(date +%s)"
+    local now
+    printf -v now '%(%s)T' -1
+    leave exit "$1 $2 $begun $now"
 }
 
 fail() {
@@ -78,11 +81,14 @@ fi
 exec 3>&1
 coproc JARVICE_WATCH {
     trap "" TERM PIPE
-    tee /dev/fd/9 9>&1 1>&3 3>&- | (
+    exec 9> >(
         # A line without end would be held whole: past this bound there is no verdict in it.
         ulimit -v 262144
-        exec grep -a -xE --line-buffered "JARVICE_CMD_(SUCCESS|FAILURE)[[:space:]]*"
-    ) >"$JARVICE_JOB_DIR/verdict"
+        grep -a -xE --line-buffered "JARVICE_CMD_(SUCCESS|FAILURE)[[:space:]]*" \
+            >"$JARVICE_JOB_DIR/verdict" 3>&-
+        : >"$JARVICE_JOB_DIR/watched"
+    )
+    exec tee /dev/fd/9 >&3 3>&-
 }
 jarvice_watch=$JARVICE_WATCH_PID
 exec 4>&"${JARVICE_WATCH[1]}"
@@ -93,8 +99,13 @@ exec 4>&-
 # What the text left in the background may hold the pipe open; the job does not wait for it.
 (trap "" TERM; sleep 5; kill -9 "$jarvice_watch") >/dev/null 2>&1 3>&- &
 jarvice_guard=$!
-while kill -0 "$jarvice_watch" 2>/dev/null; do wait "$jarvice_watch"; done
+disown "$jarvice_guard"
+while kill -0 "$jarvice_watch" 2>/dev/null; do wait "$jarvice_watch" 2>/dev/null; done
 kill -9 "$jarvice_guard" 2>/dev/null
+for jarvice_try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    [ -e "$JARVICE_JOB_DIR/watched" ] && break
+    sleep 0.1
+done
 printf "%s\n" "$jarvice_code" >"$JARVICE_JOB_DIR/.code" &&
     mv -f "$JARVICE_JOB_DIR/.code" "$JARVICE_JOB_DIR/code"
 exit "$jarvice_code"

@@ -131,16 +131,17 @@ def render_cancel(*, root: str, name: str, jobid: str, force: bool) -> str:
     """Cancel a job of that id and name, after noting that it was cancelled.
 
     Without `force` Slurm sends SIGTERM and, KillWait seconds later, SIGKILL; with it every process
-    of the job is killed first.
+    of the job's step is killed first.
     """
     job_name = quote(NAME_PREFIX + name)
-    filters = f'--user="$(id -un)" --name={job_name} {_checked_jobid(jobid)}'
-    kill = f"scancel --signal=KILL --full {filters}\n" if force else ""
+    filters = f'--user="$(id -un)" --name={job_name}'
+    # Cancelled as a whole a job always gets KillWait; its step, which is all of it, can be killed.
+    kill = f"scancel --quiet --signal=KILL {filters} {jobid}.0\n" if force else ""
     return f"""{_NEUTRAL}umask 077
 {_folder(root)}mkdir -p "$root/jobs/{jobid}" &&
     printf '%s\\n' {quote(name)} >"$root/jobs/{jobid}/name" &&
     date +%s >"$root/jobs/{jobid}/cancelled"
-{kill}exec scancel {filters}
+{kill}exec scancel {filters} {_checked_jobid(jobid)}
 """
 
 
