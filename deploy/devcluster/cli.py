@@ -12,6 +12,7 @@ from types import FrameType
 from deploy.devcluster import cluster as clusters
 from deploy.devcluster import slurm
 from deploy.devcluster.daemon_environment import daemon_environment, render_exports
+from deploy.devcluster.guard import guard, start_guard
 from deploy.devcluster.layout import MOST_NODES, DevClusterError, Options, default_state
 
 # What `status` answers a script, as `systemctl status` does: up, a part is down, no cluster.
@@ -63,14 +64,23 @@ def _up(state: Path, arguments: argparse.Namespace) -> int:
         min_job_age=arguments.min_job_age,
         kill_wait=arguments.kill_wait,
         slurm_options=tuple(arguments.slurm_option),
+        apptainer=arguments.apptainer,
+        registry=arguments.registry,
     )
-    clusters.up(state, options)
+    cluster = clusters.up(state, options)
+    if arguments.owner is not None:
+        start_guard(cluster, arguments.owner)
     return _status(state, arguments)
 
 
 def _down(state: Path, arguments: argparse.Namespace) -> int:
     found = clusters.down(state, keep=arguments.keep)
     print(f"{state}: {'down' if found else 'there is no cluster'}")
+    return 0
+
+
+def _guard(state: Path, arguments: argparse.Namespace) -> int:
+    guard(state, arguments.owner)
     return 0
 
 
@@ -140,6 +150,10 @@ def _parser() -> argparse.ArgumentParser:
         "--slurm-option", action="append", default=[], metavar="KEY=VALUE", help="of slurm.conf"
     )
 
+    up.add_argument("--apptainer", action="store_true", help="singularity on every node")
+    up.add_argument("--registry", action="store_true", help="an image registry of its own")
+    up.add_argument("--owner", type=int, metavar="PID", help="go down when that process ends")
+
     down = commands.add_parser("down", parents=[state], help="end it and remove its folder")
     down.set_defaults(run=_down)
     down.add_argument("--keep", action="store_true", help="leave the folder, with the logs")
@@ -148,6 +162,10 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(run=_status)
     env = commands.add_parser("env", parents=[state], help="print the daemon's environment")
     env.set_defaults(run=_env)
+
+    guarding = commands.add_parser("guard", parents=[state])  # without help: `up --owner` uses it
+    guarding.set_defaults(run=_guard)
+    guarding.add_argument("--owner", type=int, required=True)
 
     start = commands.add_parser("start", parents=[state], help="start one part, wait until up")
     start.set_defaults(run=_start)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from deploy.devcluster import accounting, login, processes, slurm
+from deploy.devcluster import accounting, apptainer, login, processes, registry, slurm
 from deploy.devcluster.layout import (
     LOCK,
     Cluster,
@@ -32,6 +32,8 @@ def parts(cluster: Cluster) -> list[Part]:
         found += [accounting.database_part(cluster), accounting.daemon_part(cluster)]
     found += [slurm.controller_part(cluster)]
     found += [slurm.node_part(cluster, name) for name in cluster.node_names]
+    if cluster.options.registry:
+        found += [registry.registry_part(cluster)]
     found += [login.sshd_part(cluster)]
     return found
 
@@ -41,6 +43,8 @@ def packages(cluster: Cluster) -> list[str]:
     needed = [*slurm.PACKAGES, *login.PACKAGES, *login.shell_packages(cluster)]
     if cluster.options.accounting:
         needed += accounting.PACKAGES
+    if cluster.options.registry:
+        needed += registry.PACKAGES
     return needed
 
 
@@ -144,6 +148,10 @@ def _start(cluster: Cluster) -> None:
     run([str(Path(__file__).parents[1] / "install-packages"), *packages(cluster)], seconds=900)
     login.check_shell(cluster)
     login.ensure_user()
+    if cluster.options.apptainer:
+        _install_apptainer(cluster)
+    if cluster.options.registry:
+        registry.prepare(cluster)
     slurm.prepare(cluster)
     login.prepare(cluster)
     start_all(cluster, [slurm.munge_part(cluster)])
@@ -155,6 +163,13 @@ def _start(cluster: Cluster) -> None:
     # Each waits for what it needs by itself; what runs by now is left alone.
     start_all(cluster, parts(cluster))
     _wait_for_nodes(cluster)
+
+
+def _install_apptainer(cluster: Cluster) -> None:
+    try:
+        cluster.bin.symlink_to(apptainer.install_apptainer())
+    except apptainer.ApptainerError as error:
+        raise DevClusterError(str(error)) from error
 
 
 def _wait_for_nodes(cluster: Cluster) -> None:

@@ -43,6 +43,8 @@ class Options:
     min_job_age: int = 10
     kill_wait: int = 5
     slurm_options: tuple[str, ...] = ()
+    apptainer: bool = False
+    registry: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,11 @@ class Cluster:
     @property
     def etc(self) -> Path:
         return self.state / "etc"
+
+    @property
+    def bin(self) -> Path:
+        """First in the PATH of sessions and daemons; a link to what optional parts bring."""
+        return self.state / "bin"
 
     @property
     def run(self) -> Path:
@@ -149,6 +156,8 @@ def default_state() -> Path:
 
 def check_state(state: Path) -> None:
     """Refuse a folder that can't hold a cluster, in words that say what to do."""
+    if state.exists() and state.stat().st_uid != os.getuid():
+        raise DevClusterError(f"{state} belongs to somebody else: use another --state")
     if len(os.fsencode(state)) > _LONGEST_STATE:
         raise DevClusterError(
             f"{state} is too long for the Unix sockets in it: use a --state of at most "

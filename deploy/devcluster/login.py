@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from deploy.devcluster import processes
+from deploy.devcluster import processes, registry
 from deploy.devcluster.layout import TEST_USER, Cluster, DevClusterError
 from deploy.devcluster.parts import Part, run
 
@@ -99,6 +99,14 @@ def _render_sshd_config(cluster: Cluster) -> str:
     if options.login_shell or options.banner is not None:
         lines.append(f"ForceCommand {cluster.ssh}/login_shell")
     lines += [f"HostKey {cluster.ssh}/host_{kind}" for kind in KEY_TYPES]
+    environ = {
+        "PATH": f"{cluster.bin}:/usr/local/bin:/usr/bin:/bin:/usr/games",
+        "SLURM_CONF": str(cluster.slurm_conf),
+        processes.MARKER: str(cluster.state),
+        **(registry.job_environment() if options.registry else {}),
+    }
+    # One line: of several only the first counts.
+    lines.append(" ".join(["SetEnv", *(f"{name}={value}" for name, value in environ.items())]))
     own = "\n".join(lines)
     return f"""\
 {own}
@@ -116,7 +124,6 @@ PrintMotd no
 PrintLastLog no
 LogLevel VERBOSE
 Subsystem sftp internal-sftp
-SetEnv SLURM_CONF={cluster.slurm_conf} {processes.MARKER}={cluster.state}
 """
 
 

@@ -21,7 +21,7 @@ _PROC = Path("/proc")
 def environment(cluster: Cluster) -> dict[str, str]:
     """The environment of the cluster's daemons: nothing of the caller's leaks into jobs."""
     return {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": f"{cluster.bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
         "SLURM_CONF": str(cluster.slurm_conf),
         MARKER: str(cluster.state),
