@@ -1,1 +1,68 @@
-# One command to see it (`make demo`), one to trust it (`make test`).
+# Two commands: `make demo` shows a job's way through the daemon, `make test` says whether all of it
+# works. Both set up what they need; see README.md.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BENCH_VENV := .venv-bench
+
+# Python's venv module and the compiler-free basics; the cluster asks for its own packages.
+PYTHON_PACKAGES := python3 python3-venv
+TEST_PACKAGES := shellcheck
+
+.PHONY: help demo test check format types imports trial bench requirements clean
+
+help:
+	@echo "make demo    start a private Slurm cluster and the daemon, and run a job through them"
+	@echo "make test    format, lint, types, import rules, unit tests and cluster tests"
+	@echo "make bench   measure against the predecessor's technique and OpenSSH"
+	@echo "make clean   remove what these made in this folder"
+
+$(VENV)/.made: requirements/runtime.txt requirements/test.txt
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || deploy/install-packages $(PYTHON_PACKAGES)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
+	@touch $@
+
+$(BENCH_VENV)/.made: requirements/bench.txt
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || deploy/install-packages $(PYTHON_PACKAGES)
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes \
+	    -r requirements/bench.txt
+	@touch $@
+
+demo: $(VENV)/.made
+	@$(BIN)/python -m deploy.demo
+
+test: check trial
+
+check: format types imports
+
+format: $(VENV)/.made
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.made
+	$(BIN)/mypy
+
+imports: $(VENV)/.made
+	$(BIN)/lint-imports
+
+trial: $(VENV)/.made
+	@deploy/install-packages $(TEST_PACKAGES)
+	$(BIN)/python -m test.run
+
+bench: $(BENCH_VENV)/.made
+	$(BENCH_VENV)/bin/python -m test.bench
+
+# Needs pip-tools; the locks hold hashes and no registry's name.
+COMPILE := pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
+    --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+requirements:
+	cd requirements && CUSTOM_COMPILE_COMMAND="make requirements" $(COMPILE) -o runtime.txt runtime.in
+	cd requirements && for set in test bench; do \
+	    CUSTOM_COMPILE_COMMAND="make requirements" $(COMPILE) -c runtime.txt -o $$set.txt $$set.in; \
+	done
+
+clean:
+	rm -rf $(VENV) $(BENCH_VENV) _trial_temp* .mypy_cache .ruff_cache .hypothesis build *.egg-info
