@@ -1,0 +1,190 @@
+"""`make demo`: start the cluster and the daemon, run a job, show all of it, leave it up."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from twisted.internet.defer import Deferred
+from twisted.internet.posixbase import PosixReactorBase
+from twisted.internet.task import deferLater, react
+from twisted.web.client import Agent
+
+from deploy.demo.processes import Daemon, devcluster, free_port, parse_exports
+from deploy.demo.screen import Screen
+from deploy.demo.upstream import Upstream, UpstreamError, hpc_script
+
+JOB = """: <<"JOBOBJ_EOF"
+JOBOBJ_USER=demo
+JOBOBJ_NAE=demo-hello
+JOBOBJ_APPDEFVERSION=2
+JOBOBJ_INTERACTIVE=False
+JOBOBJ_DEVICES=["exclusive=False"]
+JARVICE_CPU_CORES=2
+JOBOBJ_EOF
+{DOWNSTREAM_PARAMETERS}
+echo "node $PROCESS_PROCID of $JOB_NNODES is $PROCESS_NODENAME, in Slurm's job $JOB_JOBID"
+if [ "$PROCESS_PROCID" = 0 ]; then
+    for step in 1 2 3; do echo "step $step of 3: it's \\"working\\""; sleep 1; done
+    echo JARVICE_CMD_SUCCESS
+fi
+"""
+
+#: Seconds that the whole story may take before the demo gives up.
+PATIENCE = 90.0
+
+
+class Demo:
+    """The story, in the order in which it is told."""
+
+    def __init__(self, reactor: PosixReactorBase, screen: Screen) -> None:
+        self._reactor = reactor
+        self._screen = screen
+        self._state = tempfile.mkdtemp(prefix="jarvice-slurmd-demo-")
+        self._deadline = time.monotonic() + PATIENCE
+        self._daemon: Daemon | None = None
+
+    async def run(self) -> bool:
+        """Tell the story; True when all of it worked."""
+        screen = self._screen
+        try:
+            screen.title("A private Slurm cluster: login node, controller, two compute nodes")
+            devcluster("up", "--state", self._state)
+            for line in devcluster("status", "--state", self._state).splitlines():
+                screen.plain(line)
+            url = await self._start_daemon()
+            upstream = Upstream(url, Agent(self._reactor))
+            await self._wait_until_ready(upstream)
+            worked = await self._run_job(upstream)
+            if worked and sys.stdout.isatty():
+                await self._leave_up(url)
+            return worked
+        except (UpstreamError, subprocess.CalledProcessError, TimeoutError) as error:
+            screen.bad(str(error))
+            return False
+        finally:
+            await self._clean_up()
+
+    async def _start_daemon(self) -> str:
+        screen = self._screen
+        screen.title("The daemon, which knows nothing of it but an address and a key")
+        port = free_port()
+        endpoint = f"tcp:{port}:interface=127.0.0.1"
+        environment = parse_exports(devcluster("env", "--state", self._state))
+        screen.step(f"twistd jarvice-slurmd --http {endpoint}")
+        self._daemon = Daemon.start(self._reactor, environment, ["--http", endpoint], screen.daemon)
+        return f"http://127.0.0.1:{port}"
+
+    async def _wait_until_ready(self, upstream: Upstream) -> None:
+        while True:
+            try:
+                ready = await upstream.get("/ready")
+            except Exception:  # not listening yet, or not connected yet: both are told by its log
+                await self._pause(0.2)
+            else:
+                self._screen.good(f"GET /ready → {ready}")
+                return
+
+    async def _run_job(self, upstream: Upstream) -> bool:
+        screen = self._screen
+        screen.title("A job on two nodes, submitted as upstream does, held at first")
+        name = f"{time.strftime('%Y%m%d%H%M%S')}-DEM0X-hello-demo_s1"
+        number = 1
+        args: dict[str, object] = {"name": name, "number": number, "nodes": 2, "held": True}
+        screen.request(f"POST /submit {args}")
+        jobid, _ = await upstream.post("/submit", {**args, "hpc_script": hpc_script(JOB)})
+        screen.answer(f"job id {jobid}")
+        ref: dict[str, object] = {"name": name, "number": number, "jobid": jobid}
+        screen.answer(f"GET /queued → {await upstream.get('/queued')}")
+        screen.request(f"POST /release {ref}")
+        await upstream.post("/release", ref)
+        while [name, jobid] not in await upstream.get("/running"):
+            await self._pause(0.3)
+        status = await upstream.post("/runstatus", ref)
+        screen.answer(f"POST /runstatus → {status}")
+        await self._follow(upstream, str(status[2]), ref)
+        return_code, elapsed, (output, verdict) = await upstream.post("/exitstatus", ref)
+        screen.answer(f"POST /exitstatus → {return_code}, {elapsed}, {verdict}")
+        again = await upstream.post("/exitstatus", ref)
+        worked = (
+            return_code == 0
+            and again == [return_code, elapsed, [output, verdict]]
+            and all(f"node {node} of 2" in output for node in (0, 1))
+            and 'step 3 of 3: it\'s "working"' in output
+        )
+        if worked:
+            screen.good("the job's own exit status and output came back; asked twice, the same")
+        else:
+            screen.bad(f"this is not how the job should have ended; its output: {output}")
+        return worked
+
+    async def _follow(self, upstream: Upstream, path: str, ref: dict[str, object]) -> None:
+        """Show the job's output as it comes, until the job is no longer running."""
+        shown = 0
+        while True:
+            running = [ref["name"], ref["jobid"]] in await upstream.get("/running")
+            lines = (await upstream.tail(path, 0)).splitlines()
+            for line in lines[shown:]:
+                self._screen.output(line)
+            shown = len(lines)
+            if not running:
+                return
+            await self._pause(0.5)
+
+    async def _leave_up(self, url: str) -> None:
+        screen = self._screen
+        screen.title("Everything stays up until Ctrl-C")
+        screen.plain(f"the daemon     {url}/ready  {url}/running  {url}/queued")
+        screen.plain(f"the login node ssh -F {self._state}/ssh/config login squeue")
+        screen.plain()
+        screen.plain("submit a job of your own:")
+        screen.plain("  script=$(printf 'JOBOBJ_INTERACTIVE=False\\nhostname; date' | base64 -w0)")
+        args = (
+            '{"name": "\'$(date +%Y%m%d%H%M%S)\'-CURL1-mine-me_s1", "number": 7, "nodes": 1, '
+            '"hpc_script": {"singularity": "\'$script\'"}}'
+        )
+        screen.plain(f"  curl -s {url}/submit --data-urlencode 'args={args}'")
+        stop: Deferred[None] = Deferred()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(
+                number,
+                lambda *_: self._reactor.callFromThread(
+                    lambda: None if stop.called else stop.callback(None)
+                ),
+            )
+        await stop
+        screen.plain()
+
+    async def _pause(self, seconds: float) -> None:
+        if time.monotonic() > self._deadline:
+            raise TimeoutError(f"nothing more happened within {PATIENCE:.0f} seconds")
+        if self._daemon is not None and self._daemon.ended.called:
+            raise TimeoutError("the daemon has ended by itself")
+        await deferLater(self._reactor, seconds)
+
+    async def _clean_up(self) -> None:
+        self._screen.title("Cleaning up")
+        if self._daemon is not None:
+            self._screen.step(f"the daemon ended with status {await self._daemon.stop()}")
+        devcluster("down", "--state", self._state)
+        self._screen.step("the cluster is gone")
+
+
+def main() -> None:
+    """Run the demo; the exit status is 0 only when all of it worked."""
+
+    def story(reactor: PosixReactorBase) -> Deferred[None]:
+        async def tell() -> None:
+            if not await Demo(reactor, Screen()).run():
+                raise SystemExit(1)
+
+        return Deferred.fromCoroutine(tell())
+
+    react(story)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The two things that the demo starts: the development cluster and the daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IProcessTransport, IReactorProcess
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+DEVCLUSTER = Path(__file__).parent.parent / "devcluster" / "devcluster"
+PROJECT = Path(__file__).parent.parent.parent
+
+
+def devcluster(*arguments: str) -> str:
+    """Run the development cluster's command; returns what it printed; raises when it failed."""
+    command = [sys.executable, str(DEVCLUSTER), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
+def parse_exports(text: str) -> dict[str, str]:
+    """The variables in what `devcluster env` printed: `export NAME=value`, quoted for a shell."""
+    words = shlex.split(text)
+    return dict(word.split("=", 1) for word in words if word != "export" and "=" in word)
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Daemon(ProcessProtocol):
+    """`twistd jarvice-slurmd` as a child; each line of its log goes to `tell`."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.ended: Deferred[int | None] = Deferred()
+        self._tell = tell
+        self._rest = b""
+
+    @classmethod
+    def start(
+        cls,
+        reactor: IReactorProcess,
+        environment: dict[str, str],
+        arguments: list[str],
+        tell: Callable[[str], None],
+    ) -> Daemon:
+        """Start the daemon in the foreground with these settings and arguments."""
+        daemon = cls(tell)
+        twistd = Path(sys.executable).parent / "twistd"
+        command = [str(twistd), "--nodaemon", "--pidfile=", "jarvice-slurmd", *arguments]
+        reactor.spawnProcess(
+            daemon,
+            str(twistd),
+            command,
+            env={**os.environ, **environment},
+            path=str(PROJECT),
+            childFDs={0: "w", 1: "r", 2: "r"},
+        )
+        return daemon
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:  # noqa: N802, N803
+        """Part of its log."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._tell(line.decode("utf-8", "replace"))
+
+    def processEnded(self, reason: Failure) -> None:  # noqa: N802
+        """It is gone; `ended` fires with its exit status."""
+        self.ended.callback(getattr(reason.value, "exitCode", None))
+
+    async def stop(self) -> int | None:
+        """End it as Kubernetes would, with SIGTERM; returns its exit status."""
+        transport = self.transport
+        assert transport is not None and IProcessTransport.providedBy(transport)
+        if not self.ended.called:
+            with contextlib.suppress(ProcessExitedAlready):
+                transport.signalProcess("TERM")
+        return await self.ended
