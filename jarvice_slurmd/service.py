@@ -12,8 +12,9 @@ from twisted.application.service import IService, MultiService, Service
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
 from twisted.python import usage
+from twisted.web.server import Site
 
 from jarvice_slurmd import report
 from jarvice_slurmd.errors import JarviceSlurmdError
@@ -135,9 +136,9 @@ def make_daemon(
         max_body_bytes=settings.body_bytes,
         reactor=reactor,
     )
-    daemon = DaemonService(settings, link, requests, reactor)
+    daemon = DaemonService(settings, link, site, requests, reactor)
     for endpoint in endpoints:
-        daemon.add_listener(StreamServerEndpointService(serverFromString(reactor, endpoint), site))
+        daemon.listen(serverFromString(reactor, endpoint))
 
     def collect_garbage() -> Deferred[None]:
         collecting = Deferred.fromCoroutine(scheduler.collect_garbage())
@@ -153,11 +154,17 @@ class DaemonService(MultiService):
     """The process: tells what it is, then serves; ends in the order that loses nothing."""
 
     def __init__(
-        self, settings: Settings, link: SSHLink, requests: Requests, reactor: IReactorTime
+        self,
+        settings: Settings,
+        link: SSHLink,
+        site: Site,
+        requests: Requests,
+        reactor: IReactorTime,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._settings = settings
         self._link = link
+        self._site = site
         self._requests = requests
         self._reactor = reactor
         self._listeners = MultiService()
@@ -165,9 +172,9 @@ class DaemonService(MultiService):
         self._listeners.setServiceParent(self)
         self._tasks.setServiceParent(self)
 
-    def add_listener(self, service: Service) -> None:
-        """A service that takes requests."""
-        service.setServiceParent(self._listeners)
+    def listen(self, endpoint: IStreamServerEndpoint) -> None:
+        """Serve the API on an endpoint."""
+        StreamServerEndpointService(endpoint, self._site).setServiceParent(self._listeners)
 
     def add_task(self, service: Service) -> None:
         """A service that works by itself, once the login node has been asked for."""
