@@ -1,0 +1,365 @@
+"""The listener that browsers and upstream reach: every request goes to whom it is for.
+
+One connection may carry requests for several jobs and for the API, as an ingress sends them. They
+are answered one after another, in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from attrs import field, frozen
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocolFactory,
+    IReactorTime,
+    ISSLTransport,
+)
+from twisted.internet.protocol import ServerFactory
+from zope.interface import implementer
+
+from jarvice_slurmd.interactive.exchange import Exchange
+from jarvice_slurmd.interactive.forwarding import Caller, Rules
+from jarvice_slurmd.interactive.head import (
+    HEAD_END,
+    BadHeadError,
+    RequestHead,
+    ResponseHead,
+    parse_request_head,
+    render_response_head,
+    request_body,
+)
+from jarvice_slurmd.interactive.interfaces import IRouter, Page
+from jarvice_slurmd.interactive.pages import render_bad_request_page
+from jarvice_slurmd.interactive.relay import BUFFER_FULL, End, discard, join
+from jarvice_slurmd.interactive.upstream import IdleUpstreams, Upstream, open_site
+from jarvice_slurmd.interfaces import ITunnelOpener
+
+MAX_COLLECTED: Final = 64 * 1024
+
+
+@frozen(kw_only=True)
+class FrontLimits:
+    """Bounds of one connection, in bytes and seconds.
+
+    `max_head`: a request's or response's head. `head_timeout`: from the first byte of a head to
+    its last. `keep_alive`: between requests; longer than an ingress keeps its own connections.
+    `link_wait`: how long a request waits for a lost SSH link. `open_timeout`: for all that comes
+    before a job's service is connected. `tunnel_keep`: an unused tunnel's life. `leave_timeout`:
+    how long nothing may come for a browser that has half-closed until it counts as gone.
+    `linger`: after the last response, for the browser's own close. `close_timeout`: for a far end
+    to take what is still buffered. Nothing bounds a response, an upload or a WebSocket.
+    """
+
+    max_head: int = 64 * 1024
+    head_timeout: float = 20.0
+    keep_alive: float = 75.0
+    link_wait: float = 10.0
+    open_timeout: float = 30.0
+    tunnel_keep: float = 30.0
+    leave_timeout: float = 10.0
+    linger: float = 5.0
+    close_timeout: float = 60.0
+
+
+@frozen(kw_only=True)
+class FrontSettings:
+    """What a listener needs; `site` is the API's own, None where the router never says `Api`."""
+
+    router: IRouter
+    opener: ITunnelOpener
+    clock: IReactorTime
+    site: IProtocolFactory | None = None
+    rules: Rules = field(factory=Rules)
+    limits: FrontLimits = field(factory=FrontLimits)
+
+
+class FrontChannel(End):
+    """One connection of a browser's, an ingress's or upstream's."""
+
+    def __init__(self, settings: FrontSettings, on_end: Callable[[FrontChannel], object]) -> None:
+        limits = settings.limits
+        super().__init__(clock=settings.clock, close_timeout=limits.close_timeout)
+        self.settings = settings
+        self.idle = IdleUpstreams(clock=settings.clock, timeout=limits.tunnel_keep)
+        self.caller = Caller(address=b"unknown")
+        self.sink = self._collect
+        self._on_end = on_end
+        self._input = bytearray()
+        self._exchange: Exchange | None = None
+        self._over = False
+        self._draining = False
+        self._advancing = False
+        self._timer: IDelayedCall | None = None
+        self._timing_head = False
+
+    def connected_(self) -> None:
+        address = getattr(self.transport.getPeer(), "host", "unknown")
+        self.caller = Caller(
+            address=str(address).encode("ascii", "replace"),
+            secure=ISSLTransport.providedBy(self.transport),
+        )
+        self._settle()
+
+    # What the exchange asks for.
+
+    @property
+    def has_input(self) -> bool:
+        """Whether another request, or a part of it, has come."""
+        return bool(self._input)
+
+    def take_site(self) -> Upstream:
+        """A connection to the API's own site."""
+        assert self.settings.site is not None, "a router sent a request to an API that is not here"
+        return self.idle.take(None) or open_site(
+            self.settings.site,
+            self.transport,
+            secure=self.caller.secure,
+            clock=self.settings.clock,
+        )
+
+    def send_body_to(self, sink: Callable[[bytes], object]) -> None:
+        """Give the bytes that follow, and those that came already, to an exchange."""
+        self.sink = sink
+        data = self._take_input()
+        if data:
+            sink(data)
+
+    def collect_again(self, data: bytes) -> None:
+        """The exchange has had its body; `data` belongs to the next request."""
+        self.sink = self._collect
+        self._input += data
+
+    def exchange_done(self, *, keep: bool) -> None:
+        """Request and response are through; `keep` the connection for the next."""
+        self._exchange = None
+        if keep and not self._draining:
+            self._advance()
+        else:
+            self.finish()
+
+    def become_relay(self, upstream: Upstream, received: bytes) -> None:
+        """The exchange ended in 101: from here on bytes are only passed."""
+        self._exchange = None
+        self._over = True
+        self._stop_timer()
+        self.idle.clear()
+        collected = self._take_input()
+        join(self, upstream)
+        if received:
+            self.transport.write(received)
+        if collected:
+            upstream.transport.write(collected)
+
+    def refuse(
+        self, status: int, sentence: str, head: RequestHead | None = None, *, answered: bool = False
+    ) -> None:
+        """Answer a request that can't be, if it is not `answered` by half, and end."""
+        self._exchange = None
+        if answered:
+            self.abort()
+            return
+        page = render_bad_request_page(status, sentence, head.headers if head else ())
+        self.transport.write(_render(page))
+        self.finish()
+
+    def finish(self) -> None:
+        """Send what is buffered and end.
+
+        The browser closes first if it will: closing while it still sends would reset the
+        connection and take the last response with it (RFC 9112 §9.6).
+        """
+        self._exchange = None
+        self._over = True
+        self._input.clear()
+        self.sink = discard
+        self.idle.clear()
+        if self.read_ended:
+            self.close()
+            return
+        self.end_writing()
+        self.release(BUFFER_FULL)
+        self._start_timer(self.settings.limits.linger, self.close)
+
+    def drain(self) -> None:
+        """End after the response in progress; a relay or an idle connection at once."""
+        self._draining = True
+        if self._exchange is None and not self.closing:
+            self.close()
+
+    # What the connection tells.
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        if self._exchange is None:
+            self._advance()
+
+    def reading_ended(self) -> None:
+        if self._over:
+            self.close()
+        elif self._exchange is None:
+            self._advance()
+        else:
+            self._exchange.browser_ended_writing()
+            self._watch(-1)
+
+    def connection_ended(self, clean: bool) -> None:
+        self._stop_timer()
+        self._over = True
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.browser_left(clean=clean)
+        self.idle.clear()
+        self._on_end(self)
+
+    # Requests, one after another.
+
+    def _collect(self, data: bytes) -> None:
+        self._input += data
+        if self._exchange is None:
+            self._advance()
+        if len(self._input) > MAX_COLLECTED:
+            self.hold(BUFFER_FULL)
+
+    def _take_input(self) -> bytes:
+        data = bytes(self._input)
+        self._input.clear()
+        self.release(BUFFER_FULL)
+        return data
+
+    def _advance(self) -> None:
+        # Exchanges that end at once come back here: a loop, however many are pipelined.
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self._exchange is None and not self._over and not self.full:
+                if not self._start_exchange():
+                    break
+        finally:
+            self._advancing = False
+        self._settle()
+
+    def _start_exchange(self) -> bool:
+        limits = self.settings.limits
+        if self._input.startswith((b"\r", b"\n")):
+            # Empty lines before a request are ignored (RFC 9112 §2.2).
+            del self._input[: len(self._input) - len(self._input.lstrip(b"\r\n"))]
+        end = HEAD_END.search(self._input)
+        if (end.end() if end else len(self._input)) > limits.max_head:
+            self.refuse(431, "The head of the request is too large.")
+            return False
+        if end is None:
+            return False
+        block = bytes(self._input[: end.end()])
+        del self._input[: end.end()]
+        if len(self._input) <= MAX_COLLECTED:
+            self.release(BUFFER_FULL)
+        try:
+            head = parse_request_head(block)
+            body = request_body(head)
+        except BadHeadError as error:
+            self.refuse(error.status, str(error))
+            return False
+        self._stop_timer()
+        self._exchange = exchange = Exchange(self, head, body)
+        exchange.start()
+        if self._exchange is exchange and self.read_ended:
+            self._watch(-1)
+        return True
+
+    # Time.
+
+    def _settle(self) -> None:
+        if self._exchange is not None or self._over:
+            return
+        if self.read_ended and not self.full:
+            self.close()
+        elif self.full or not self._input:
+            self._start_timer(self.settings.limits.keep_alive, self.close)
+        elif not self._timing_head:
+            self._start_timer(self.settings.limits.head_timeout, self._head_is_late)
+            self._timing_head = True
+
+    def _head_is_late(self) -> None:
+        self.refuse(408, "The request did not come in time.")
+
+    def _watch(self, pieces: int) -> None:
+        # A browser that left and one that only half-closed look the same until it is written to.
+        exchange = self._exchange
+        if exchange is None:
+            return
+        if exchange.pieces == pieces and not self.full:
+            exchange.browser_left(clean=False)
+            self.abort()
+        else:
+            timeout = self.settings.limits.leave_timeout
+            self._start_timer(timeout, self._watch, exchange.pieces)
+
+    def _start_timer(self, seconds: float, call: Callable[..., object], *args: object) -> None:
+        self._stop_timer()
+        if not self.lost:
+            self._timer = self.settings.clock.callLater(seconds, self._timed, call, *args)
+
+    def _timed(self, call: Callable[..., object], *args: object) -> None:
+        self._timer = None
+        self._timing_head = False
+        call(*args)
+
+    def _stop_timer(self) -> None:
+        self._timing_head = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+@implementer(IProtocolFactory)
+class FrontFactory(ServerFactory):
+    """Builds the channels of a listener and starts and stops the API's site with it."""
+
+    noisy = False
+
+    def __init__(self, settings: FrontSettings) -> None:
+        self.settings = settings
+        self.channels: set[FrontChannel] = set()
+        self._drained: Deferred[None] | None = None
+
+    def startFactory(self) -> None:
+        if self.settings.site is not None:
+            self.settings.site.doStart()
+
+    def stopFactory(self) -> None:
+        if self.settings.site is not None:
+            self.settings.site.doStop()
+
+    def buildProtocol(self, addr: IAddress | None) -> FrontChannel:
+        channel = FrontChannel(self.settings, self._ended)
+        channel.factory = self
+        self.channels.add(channel)
+        return channel
+
+    def drain(self) -> Deferred[None]:
+        """Let requests in flight be answered and end the rest; fires when no connection is left."""
+        if not self.channels:
+            return succeed(None)
+        if self._drained is None:
+            self._drained = Deferred()
+        drained = self._drained
+        for channel in tuple(self.channels):
+            channel.drain()
+        return drained
+
+    def _ended(self, channel: FrontChannel) -> None:
+        self.channels.discard(channel)
+        if not self.channels and self._drained is not None:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
+
+def _render(page: Page) -> bytes:
+    fields: Any = ((b"Content-Length", b"%d" % len(page.body)), *page.headers)
+    head = ResponseHead(status=page.status, headers=(*fields, (b"Connection", b"close")))
+    return render_response_head(head) + page.body

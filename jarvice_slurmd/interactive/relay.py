@@ -1,0 +1,215 @@
+"""Two connections, each the other's producer, until one side ends.
+
+An `End` is one of them. Its transport's write buffer is all that is ever held: while that is full
+the other end is not read. Half-closes, resets and closes are passed on as what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+    ISSLTransport,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+# Why an end is not read.
+PEER_FULL: Final = 1
+BUFFER_FULL: Final = 2
+
+_log = Logger()
+
+
+def discard(data: bytes) -> None:
+    """A sink for bytes that nobody waits for any more."""
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class End(Protocol):
+    """One connection whose bytes go to `sink`, and whose reading stops while its peer is full.
+
+    Subclasses set `sink` (called with each piece of data) and override the `…ed` methods. After
+    `join` neither is used: bytes go straight to the peer's transport.
+    """
+
+    transport: Any
+    sink: Callable[[bytes], object]
+
+    def __init__(self, *, clock: IReactorTime, close_timeout: float) -> None:
+        self.peer: End | None = None
+        self.sink = discard
+        self.full = False
+        self.read_ended = False
+        self.write_ended = False
+        self.closing = False
+        self.lost = False
+        self._clock = clock
+        self._close_timeout = close_timeout
+        self._close_call: IDelayedCall | None = None
+        self._holds = 0
+        self._joined = False
+
+    # What the transport calls.
+
+    def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+            self.transport.setTcpKeepAlive(True)
+        self.transport.registerProducer(self, True)
+        self.connected_()
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            self.sink(data)
+        except Exception:
+            # A transport may share its connection with others (an SSH channel does).
+            _log.failure("A connection is cut after an error of our own")
+            self.abort()
+
+    def readConnectionLost(self) -> None:
+        self.read_ended = True
+        if self._joined:
+            assert self.peer is not None
+            self.peer.end_writing()
+            self._close_when_done()
+        else:
+            self.reading_ended()
+
+    def writeConnectionLost(self) -> None:
+        """Nothing: the reader will tell, or our own `end_writing` was the reason."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = True
+        self.sink = discard
+        if self._close_call is not None:
+            self._close_call.cancel()
+            self._close_call = None
+        clean = reason.check(ConnectionDone) is not None
+        peer = self.peer
+        joined = self._joined
+        part(self)
+        if joined and peer is not None:
+            peer.close() if clean else peer.abort()
+        self.connection_ended(clean)
+
+    def pauseProducing(self) -> None:
+        self.full = True
+        if self.peer is not None:
+            self.peer.hold(PEER_FULL)
+
+    def resumeProducing(self) -> None:
+        self.full = False
+        if self.peer is not None:
+            self.peer.release(PEER_FULL)
+
+    def stopProducing(self) -> None:
+        """Nothing: `connectionLost` follows."""
+
+    # What subclasses override.
+
+    def connected_(self) -> None:
+        """The connection is up."""
+
+    def reading_ended(self) -> None:
+        """The far end sends no more (not called once joined)."""
+
+    def connection_ended(self, clean: bool) -> None:
+        """The connection is gone; `clean` unless it was reset, aborted or timed out."""
+
+    # What others ask of it.
+
+    def hold(self, reason: int) -> None:
+        """Stop reading for one of the reasons above."""
+        if not self._holds and not self.lost:
+            self.transport.pauseProducing()
+        self._holds |= reason
+
+    def release(self, reason: int) -> None:
+        """Read again if that was the last reason not to."""
+        if self._holds & reason:
+            self._holds &= ~reason
+            if not self._holds and not self.read_ended and not self.lost:
+                self.transport.resumeProducing()
+
+    def end_writing(self) -> None:
+        """Send what is buffered, then a half-close; a whole close where there are no halves."""
+        if self.write_ended or self.closing or self.lost:
+            return
+        if ISSLTransport.providedBy(self.transport):
+            self.close()
+            return
+        self.write_ended = True
+        # With a producer that it has paused, a TCP transport forgets to close when it has drained.
+        self.transport.unregisterProducer()
+        self.transport.loseWriteConnection()
+        self._close_when_done()
+
+    def close(self) -> None:
+        """Send what is buffered and close; a far end that does not take it is cut off."""
+        if self.closing or self.lost:
+            return
+        self.closing = True
+        self.sink = discard
+        self.transport.unregisterProducer()
+        self._close_call = self._clock.callLater(self._close_timeout, self._give_up)
+        self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        if self.lost:
+            return
+        self.closing = True
+        self.sink = discard
+        abort = getattr(self.transport, "abortConnection", None)
+        if abort is None:
+            self.transport.loseConnection()
+        else:
+            abort()
+
+    def _give_up(self) -> None:
+        self._close_call = None
+        self.abort()
+
+    def _close_when_done(self) -> None:
+        if self.read_ended and self.write_ended:
+            self.close()
+
+
+def pair(a: End, b: End) -> None:
+    """Make each end stop reading while the other is full."""
+    a.peer = b
+    b.peer = a
+    if a.full:
+        b.hold(PEER_FULL)
+    if b.full:
+        a.hold(PEER_FULL)
+
+
+def part(end: End) -> None:
+    """Undo `pair`, and `join`, for an end and its peer."""
+    peer = end.peer
+    for one in (end, peer):
+        if one is not None:
+            one.peer = None
+            one._joined = False
+            one.release(PEER_FULL)
+
+
+def join(a: End, b: End) -> None:
+    """Relay everything between two connected ends, for as long as either lasts."""
+    pair(a, b)
+    for one, other in ((a, b), (b, a)):
+        one._joined = True
+        one.sink = other.transport.write
+        if one.read_ended:
+            other.end_writing()

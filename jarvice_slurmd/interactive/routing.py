@@ -1,0 +1,146 @@
+"""Whose a request is, by the address it was sent to (PROTOCOL §3)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable
+from typing import Final
+
+from attrs import field, frozen
+from zope.interface import implementer
+
+from jarvice_slurmd.interactive.head import RequestHead, field_values
+from jarvice_slurmd.interactive.interfaces import (
+    Api,
+    IJobDirectory,
+    IRouter,
+    Page,
+    Route,
+    Service,
+    Target,
+    Waiting,
+)
+from jarvice_slurmd.interactive.pages import (
+    render_moved_page,
+    render_unknown_page,
+    render_waiting_page,
+)
+
+_DOMAIN: Final = re.compile(
+    r"(?:(?P<scheme>https?)://)?(?P<authority>[A-Za-z0-9.\-]+(?::[0-9]{1,5})?)(?P<path>/[^?#\s]*)?"
+)
+_NUMBER: Final = rb"([1-9][0-9]{0,17})"
+_API: Final = Api()
+
+
+@frozen(kw_only=True)
+class JobAddress:
+    """Which job an address names, and the part of its path that names it (empty by host)."""
+
+    number: int
+    prefix: bytes = b""
+
+
+@frozen(kw_only=True)
+class JobsDomain:
+    """JARVICE_JOBS_DOMAIN and JARVICE_JOBS_NAMESPACE, understood.
+
+    `path` is the path with its `$`, or empty where jobs have hosts of their own.
+    """
+
+    scheme: str
+    authority: str
+    path: str
+    namespace: str
+    _pattern: re.Pattern[bytes] = field(init=False, repr=False, eq=False)
+
+    @_pattern.default
+    def _compile(self) -> re.Pattern[bytes]:
+        if self.path:
+            before, _, after = self.path.encode().partition(b"$")
+            pattern = b"(%b%b%b)(?=[/?]|$)" % (re.escape(before), _NUMBER, re.escape(after))
+            return re.compile(pattern)
+        domain = re.escape(self.authority.partition(":")[0].encode())
+        name = re.escape(self.namespace.encode())
+        return re.compile(rb"%b-%b\.%b\.?(?::[0-9]+)?" % (name, _NUMBER, domain), re.IGNORECASE)
+
+    def parse_address(self, target: bytes, host: bytes) -> JobAddress | None:
+        """The job that a request's target and Host name, or None.
+
+        By path any Host will do: an ingress may have put in its own.
+        """
+        if self.path:
+            match = self._pattern.match(target)
+            return match and JobAddress(number=int(match[2]), prefix=match[1])
+        match = self._pattern.fullmatch(host)
+        return match and JobAddress(number=int(match[1]))
+
+    def url(self, number: int) -> str:
+        """The job's public address; ends with a slash."""
+        if self.path:
+            return f"{self.scheme}://{self.authority}{self.path.replace('$', str(number))}/"
+        return f"{self.scheme}://{self.namespace}-{number}.{self.authority}/"
+
+
+def parse_jobs_domain(text: str, namespace: str) -> JobsDomain:
+    """Read JARVICE_JOBS_DOMAIN: `d.com`, `d.com/job$` or `http://d.com:8080/job$`.
+
+    Raises ValueError with a sentence for an administrator.
+    """
+    match = _DOMAIN.fullmatch(text.strip().rstrip("/"))
+    path = (match and match["path"]) or ""
+    if match is None or (path and (path.count("$") != 1 or path.startswith("/$"))):
+        raise ValueError(f"JARVICE_JOBS_DOMAIN must be like d.com or d.com/job$, not {text!r}.")
+    if not path and not re.fullmatch(r"[A-Za-z0-9\-]+", namespace):
+        raise ValueError("JARVICE_JOBS_NAMESPACE must be a host name's part where jobs have hosts.")
+    return JobsDomain(
+        scheme=match["scheme"] or "https",
+        authority=match["authority"].lower(),
+        path=path,
+        namespace=namespace,
+    )
+
+
+@implementer(IRouter)
+@frozen(kw_only=True)
+class JobRouter:
+    """Sends jobs' addresses to jobs and the rest to the API.
+
+    With `api` False (the listener of `--jobs`) the rest is 404. Without a domain there are no
+    jobs' addresses.
+    """
+
+    domain: JobsDomain | None
+    directory: IJobDirectory
+    api: bool = True
+
+    def route(self, head: RequestHead) -> Route | Awaitable[Route]:
+        if self.domain is not None:
+            host = b"".join(field_values(head.headers, b"host"))
+            address = self.domain.parse_address(head.target, host)
+            if address is not None:
+                return self._find(head, address)
+        return _API if self.api else render_unknown_page(request=head.headers)
+
+    async def _find(self, head: RequestHead, address: JobAddress) -> Route:
+        found = await self.directory.resolve(address.number)
+        if isinstance(found, Service):
+            return _aim(head, address, found)
+        if isinstance(found, Waiting):
+            return render_waiting_page(address.number, found, head.headers)
+        return render_unknown_page(address.number, head.headers)
+
+
+def _aim(head: RequestHead, address: JobAddress, service: Service) -> Target | Page:
+    strip = service.strip_prefix and bool(address.prefix)
+    rest = head.target[len(address.prefix) :]
+    if strip and not rest.startswith(b"/") and head.method in (b"GET", b"HEAD"):
+        # Relative references would lead out of the job's address without the slash.
+        return render_moved_page(address.prefix + b"/" + rest)
+    return Target(
+        number=address.number,
+        host=service.host,
+        port=service.port,
+        prefix=address.prefix,
+        strip_prefix=strip,
+    )
