@@ -173,18 +173,21 @@ class Exchange:
     # From the browser.
 
     def _request_bytes(self, data: bytes) -> None:
-        assert self._upstream is not None
+        upstream = self._upstream
+        assert upstream is not None
         try:
             size = self._request.feed(data)
         except BadFramingError as error:
             self._abandon_upstream()
             self._front.refuse(400, str(error), self._head, answered=self._response_begun)
             return
-        self._upstream.transport.write(data if size == len(data) else data[:size])
+        answered = self._response_done
         if self._request.done:
             self._front.collect_again(data[size:])
-            if self._response_done:
-                self._finish()
+        # The API's own site may answer within this call, and the next request begin.
+        upstream.transport.write(data if size == len(data) else data[:size])
+        if answered and self._request.done and self._upstream is upstream:
+            self._finish()
 
     def browser_ended_writing(self) -> None:
         """The browser sends no more; it may still read."""
