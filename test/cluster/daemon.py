@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
-from typing import Any
+from typing import Any, ClassVar
 
 import treq
 from attrs import frozen
@@ -106,7 +106,7 @@ class ClusterTestCase(TestCase):
     """
 
     timeout = 180
-    settings: Mapping[str, str] = {}
+    settings: ClassVar[Mapping[str, str]] = {}
 
     def make_cluster(self) -> DevCluster:
         """The cluster that the test's daemon stands before."""
