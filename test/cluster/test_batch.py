@@ -12,7 +12,8 @@ from test.cluster.daemon import ClusterTestCase, job_text
 #: Everything that a careless quoting trips over, and a backslash at the end of a line.
 NASTY = (
     r"""'single' "double" `back` $HOME ${HOME} {bare} {{doubled}} %s """
-    r"""\n \\ \' * ? [a] ~ ! # ; & | <> é 日本 \"""
+    r"""\n \\ \' * ? [a] ~ ! # ; & | <> é 日本 """
+    "\\"
 )
 
 
