@@ -84,5 +84,4 @@ def _accept(loaded: object) -> Key:
             raise PrivateKeyError(
                 f"a key of kind {type(loaded).__name__} can't be used; use ed25519, ECDSA or RSA"
             )
-    # Conch has no annotations here; it wants exactly what cryptography's loaders return.
-    return Key(loaded)  # type: ignore[no-untyped-call]
+    return Key(loaded)

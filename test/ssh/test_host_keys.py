@@ -1,4 +1,3 @@
-# mypy: allow-untyped-calls
 """Host keys: known_hosts as sshd(8) describes it, and the policy made from it."""
 
 from __future__ import annotations

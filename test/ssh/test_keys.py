@@ -1,4 +1,3 @@
-# mypy: allow-untyped-calls
 """Private keys: every format that people have, and errors they can act on."""
 
 from __future__ import annotations

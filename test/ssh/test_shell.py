@@ -1,4 +1,3 @@
-# mypy: allow-untyped-calls
 """Shell text through every login shell there is here, as sshd would start it."""
 
 from __future__ import annotations
