@@ -33,7 +33,7 @@ from jarvice_slurmd.interactive.head import (
     wants_websocket,
 )
 from jarvice_slurmd.interactive.interfaces import Api, Page, Route, Target
-from jarvice_slurmd.interactive.pages import ServiceEndedError, render_error_page
+from jarvice_slurmd.interactive.pages import ServiceEndedError, render_answer, render_error_page
 from jarvice_slurmd.interactive.relay import pair, part
 from jarvice_slurmd.interactive.upstream import TunnelKey, Upstream, open_tunnel
 
@@ -53,6 +53,10 @@ class _Reached:
 
     route: Target | Api
     upstream: Upstream
+
+
+def _time_out(result: object, seconds: float) -> None:
+    raise TimeoutError(f"There was no connection within {seconds:g} s.")
 
 
 class Exchange:
@@ -105,7 +109,7 @@ class Exchange:
         limits = self._front.settings.limits
         reaching = Deferred.fromCoroutine(self._reach_within(route, limits.link_wait))
         self._reaching = reaching
-        reaching.addTimeout(limits.open_timeout, self._front.settings.clock)
+        reaching.addTimeout(limits.open_timeout, self._front.settings.clock, _time_out)
         reaching.addErrback(self._fail)
 
     async def _reach_within(self, route: Route | Awaitable[Route], seconds: float) -> None:
@@ -194,7 +198,7 @@ class Exchange:
         if not self._request.done:
             self.browser_left(clean=False)
             self._front.abort()
-        elif self._upstream is not None and not self._front.has_input:
+        elif self._upstream is not None and not self._front.collected:
             self._keep_upstream = False
             self._upstream.end_writing()
 
@@ -341,13 +345,10 @@ class Exchange:
 
     def answer(self, page: Page) -> None:
         """Answer with a page of our own."""
-        fields = [(b"Content-Length", b"%d" % len(page.body)), *page.headers]
         self.keep_front = self.keep_front and self._request.done
-        if not self.keep_front:
-            fields.append((b"Connection", b"close"))
         self._response_begun = True
-        head = render_response_head(ResponseHead(status=page.status, headers=tuple(fields)))
-        self._write(head if self._head.method == b"HEAD" else head + page.body)
+        bodiless = self._head.method == b"HEAD"
+        self._write(render_answer(page, close=not self.keep_front, bodiless=bodiless))
         self._front.exchange_done(keep=self.keep_front)
 
     def _switch(self, head: ResponseHead) -> None:

@@ -7,7 +7,7 @@ are answered one after another, in their order.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred, succeed
@@ -27,13 +27,11 @@ from jarvice_slurmd.interactive.head import (
     HEAD_END,
     BadHeadError,
     RequestHead,
-    ResponseHead,
     parse_request_head,
-    render_response_head,
     request_body,
 )
-from jarvice_slurmd.interactive.interfaces import IRouter, Page
-from jarvice_slurmd.interactive.pages import render_bad_request_page
+from jarvice_slurmd.interactive.interfaces import IRouter
+from jarvice_slurmd.interactive.pages import render_answer, render_bad_request_page
 from jarvice_slurmd.interactive.relay import BUFFER_FULL, End, discard, join
 from jarvice_slurmd.interactive.upstream import IdleUpstreams, Upstream, open_site
 from jarvice_slurmd.interfaces import ITunnelOpener
@@ -107,9 +105,9 @@ class FrontChannel(End):
     # What the exchange asks for.
 
     @property
-    def has_input(self) -> bool:
-        """Whether another request, or a part of it, has come."""
-        return bool(self._input)
+    def collected(self) -> int:
+        """How many bytes of requests have come that no exchange has taken yet."""
+        return len(self._input)
 
     def take_site(self) -> Upstream:
         """A connection to the API's own site."""
@@ -163,7 +161,7 @@ class FrontChannel(End):
             self.abort()
             return
         page = render_bad_request_page(status, sentence, head.headers if head else ())
-        self.transport.write(_render(page))
+        self.transport.write(render_answer(page, close=True))
         self.finish()
 
     def finish(self) -> None:
@@ -357,9 +355,3 @@ class FrontFactory(ServerFactory):
         if not self.channels and self._drained is not None:
             drained, self._drained = self._drained, None
             drained.callback(None)
-
-
-def _render(page: Page) -> bytes:
-    fields: Any = ((b"Content-Length", b"%d" % len(page.body)), *page.headers)
-    head = ResponseHead(status=page.status, headers=(*fields, (b"Connection", b"close")))
-    return render_response_head(head) + page.body

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from html import escape
+from http import HTTPStatus
 from typing import Final
 
 from jarvice_slurmd.errors import (
@@ -19,8 +20,18 @@ from jarvice_slurmd.errors import (
     SlurmUnavailableError,
     TunnelConnectError,
 )
-from jarvice_slurmd.interactive.head import Headers, field_values
+from jarvice_slurmd.interactive.head import (
+    Headers,
+    ResponseHead,
+    field_values,
+    render_response_head,
+)
 from jarvice_slurmd.interactive.interfaces import Page, Stage, Waiting
+
+
+class ServiceEndedError(JarviceSlurmdError):
+    """The job's service closed its connection, or spoke something else, instead of answering."""
+
 
 RELOAD_SECONDS: Final = 3
 _FIXED: Final = (
@@ -58,6 +69,16 @@ small {{ color: #6b7785; }}
 <body><main><h1>{title}</h1><p>{sentence}</p>{detail}{waiting}</main></body></html>
 """
 _WAITING: Final = '<div class="bar"><i></i></div><p><small>This page reloads by itself.</small></p>'
+
+
+def render_answer(page: Page, *, close: bool, bodiless: bool = False) -> bytes:
+    """A page as the response that a browser is sent; `bodiless` for HEAD."""
+    fields: Headers = ((b"Content-Length", b"%d" % len(page.body)), *page.headers)
+    if close:
+        fields += ((b"Connection", b"close"),)
+    reason = HTTPStatus(page.status).phrase.encode()
+    head = ResponseHead(status=page.status, reason=reason, headers=fields)
+    return render_response_head(head) + (b"" if bodiless else page.body)
 
 
 def render_page(
@@ -171,7 +192,3 @@ def _explain(error: BaseException) -> tuple[int, str, str, bool]:
         "The fault is in the gateway; its log says more.",
         False,
     )
-
-
-class ServiceEndedError(JarviceSlurmdError):
-    """The job's service closed its connection, or spoke something else, instead of answering."""

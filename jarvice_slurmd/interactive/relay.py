@@ -128,6 +128,11 @@ class End(Protocol):
 
     # What others ask of it.
 
+    @property
+    def held(self) -> bool:
+        """Whether it is not read at the moment."""
+        return bool(self._holds)
+
     def hold(self, reason: int) -> None:
         """Stop reading for one of the reasons above."""
         if not self._holds and not self.lost:

@@ -16,7 +16,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
@@ -30,6 +30,12 @@ from jarvice_slurmd.interactive.pages import render_unknown_page
 from jarvice_slurmd.interfaces import ITunnelOpener
 
 reactor: Any = _reactor
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait for something that no connection tells; the test's own timeout bounds it."""
+    while not condition():
+        await deferLater(reactor, 0.002)
 
 
 @implementer(IHalfCloseableProtocol)

@@ -148,6 +148,7 @@ class ApiTests(GatewayCase):
         waiting = self.root.waiting
         client.send(b"GET /stream HTTP/1.1\r\nHost: d\r\n\r\n")
         request = await waiting
+        self.root.ends[0].addErrback(lambda failure: None)
         producer = _Producer(request)
         request.registerProducer(producer, True)
         client.transport.pauseProducing()
