@@ -142,19 +142,23 @@ class ClusterTestCase(TestCase):
             self.assertLess(reactor.seconds(), deadline, f"{condition} never came true")
             await deferLater(reactor, 0.1)
 
-    async def submit(
-        self, text: str, *, nodes: int = 1, held: bool = False, name: str | None = None
-    ) -> Job:
-        """Submit a job that must be accepted."""
-        job, response = await self.try_submit(text, nodes=nodes, held=held, name=name)
+    async def submit(self, text: str, *, nodes: int = 1, held: bool = False, **known: Any) -> Job:
+        """Submit a job that must be accepted; `name` and `number` may be given."""
+        job, response = await self.try_submit(text, nodes=nodes, held=held, **known)
         self.assertEqual(response.code, 200, response.body)
         return Job(name=job.name, number=job.number, jobid=response.json[0])
 
     async def try_submit(
-        self, text: str, *, nodes: int = 1, held: bool = False, name: str | None = None
+        self,
+        text: str,
+        *,
+        nodes: int = 1,
+        held: bool = False,
+        name: str | None = None,
+        number: int | None = None,
     ) -> tuple[Job, Response]:
         """Submit a job; returns what was asked, its job id empty, and the response."""
-        number = next(_numbers)
+        number = number or next(_numbers)
         job = Job(
             name=name or f"20261123050000-{number:05d}-app_1-some_user-x_s1",
             number=number,

@@ -1,0 +1,50 @@
+"""Slurm's controller goes away and comes back during all questions."""
+
+from __future__ import annotations
+
+from twisted.internet.threads import deferToThread
+
+from test.cluster.daemon import ClusterTestCase, job_text
+
+
+class ControllerOutageTests(ClusterTestCase):
+    """slurmctld stopped and started again."""
+
+    timeout = 240
+
+    async def test_told_not_guessed(self) -> None:
+        """While it is away every question says so; nothing is lost by having asked."""
+        running = await self.submit(job_text("echo started; sleep 20; echo ended"))
+        done = await self.submit(job_text("echo done"))
+        await self.until_running(running)
+        await self.end_of(done)
+        await deferToThread(self.cluster.stop, "slurmctld")
+        self.addCleanup(deferToThread, self.cluster.start, "slurmctld")
+
+        async def is_noticed() -> bool:
+            return (await self.client.get("/running")).code == 503
+
+        await self.until(is_noticed)
+        for path in ("/runstatus", "/exitstatus", "/events", "/terminate", "/release"):
+            answer = await self.client.post(path, running.ref)
+            self.assertIn(answer.code, (503, 504), (path, answer.body))
+            self.assertIn("error", answer.json)
+        for path in ("/running", "/queued"):
+            self.assertEqual((await self.client.get(path)).code, 503, path)
+        job, refused = await self.try_submit(job_text("echo late"))
+        self.assertIn(refused.code, (503, 504), refused.body)
+        tail = await self.client.post(f"/request/{running.path}/tail", {"qs": {}})
+        self.assertEqual((tail.code, tail.body), (200, b"started\n"))
+        self.assertEqual((await self.client.get("/live")).code, 200)
+        self.assertEqual((await self.client.get("/ready")).code, 200)
+        await deferToThread(self.cluster.start, "slurmctld")
+
+        async def is_over() -> bool:
+            return (await self.client.get("/running")).code == 200
+
+        await self.until(is_over)
+        again = await self.submit(job_text("echo late"), name=job.name, number=job.number)
+        self.assertEqual((await self.end_of(again))[2][0], "late\n")
+        end = await self.end_of(running)
+        self.assertEqual((end[0], end[2][0]), (0, "started\nended\n"))
+        self.assertEqual((await self.end_of(done))[2][0], "done\n")
