@@ -33,12 +33,13 @@ def judge(name: str, entry: QueueEntry | None, found: PostMortem) -> End | None:
         state, elapsed = found.answer
         return End(state=state, elapsed=elapsed)
     if entry is not None:
-        return End(state=_cancelled_or(entry.state, found), elapsed=entry.elapsed)
+        state = _cancelled_or(entry.state, found) if ours else entry.state
+        return End(state=state, elapsed=entry.elapsed)
     accounted = found.accounting
     if accounted is not None and accounted[2] == NAME_PREFIX + name:
         state, elapsed, _ = accounted
         if state.phase is Phase.ENDED:
-            return End(state=_cancelled_or(state, found), elapsed=elapsed)
+            return End(state=_cancelled_or(state, found) if ours else state, elapsed=elapsed)
         if not (ours and found.exit):
             raise JobStillRunningError(f"accounting says that the job is {state.name}")
     if ours and found.exit is not None:
