@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from attrs import field, frozen
 
@@ -93,13 +94,14 @@ class JobRequest:
 class Submission:
     """A job to submit, as upstream gave it.
 
-    `text` is the decoded hpc_script (PROTOCOL §2), which may hold secrets.
+    `content` is either the decoded text of hpc_script (PROTOCOL §2), or the object `job` that
+    describes a job for the built-in executor, as JSON gave it. Both may hold secrets.
     """
 
     name: str
     number: int
     nodes: int
-    text: str = field(repr=False)
+    content: str | Mapping[str, object] = field(repr=False)
     held: bool = False
 
 

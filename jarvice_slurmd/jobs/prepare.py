@@ -1,55 +1,121 @@
-"""From what upstream sends to what sbatch reads: a submission made ready, or refused."""
+"""From what upstream sends to what sbatch reads: a submission made ready, or refused. Pure."""
 
 from __future__ import annotations
 
 from jarvice_slurmd.errors import InvalidArgumentsError
 from jarvice_slurmd.jobs.devices import parse_devices
-from jarvice_slurmd.jobs.model import BatchJob, Submission
+from jarvice_slurmd.jobs.executor import JobDescription, parse_job, render_node_script
+from jarvice_slurmd.jobs.images import (
+    Credentials,
+    ImagePolicy,
+    JobImages,
+    parse_container_secret,
+    parse_docker_secret,
+    select_images,
+)
+from jarvice_slurmd.jobs.model import BatchJob, JobRequest, Submission
 from jarvice_slurmd.jobs.parameters import Parameters, render_parameters
-from jarvice_slurmd.jobs.script import parse_job_text, render_batch_job
+from jarvice_slurmd.jobs.script import (
+    JobText,
+    fill_parameters,
+    parse_job_text,
+    render_batch_job,
+)
 from jarvice_slurmd.settings import Settings
 from jarvice_slurmd.slurm.commands import render_root
 
+#: A job's text that names no image runs without a container.
+NO_IMAGES = JobImages(init=None, app="")
+
 
 class JobPreparer:
-    """Prepares submissions for one cluster; pure but for its settings."""
+    """Prepares submissions for one cluster."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._policy = ImagePolicy(
+            system_registry=settings.system_registry,
+            system_repo_base=settings.system_repo_base,
+            images_tag=settings.images_tag,
+            local_registry=settings.local_registry,
+            local_repo_base=settings.local_repo_base,
+            registry_proxy_port=settings.registry_proxy_port,
+            registry_proxy_repos=settings.registry_proxy_repos,
+            global_registries=settings.global_registries,
+            init_credentials=(
+                Credentials(username=settings.docker_username, password=settings.docker_password)
+                if settings.docker_username
+                else None
+            ),
+        )
 
     def prepare(self, submission: Submission) -> BatchJob:
         """Make a submission ready for sbatch; raises `InvalidArgumentsError`."""
-        settings = self._settings
-        text = parse_job_text(submission.text)
-        if text.request.interactive and settings.jobs_domain is None:
-            raise InvalidArgumentsError("interactive jobs are not supported on this cluster")
-        overlay = parse_devices(text.request.devices).overlay
-        parameters = Parameters(
-            scratch_dir=settings.scratch_dir,
-            global_scratch_dir=settings.global_scratch_dir,
-            app_is_in_global_registries=False,
-            tmpdir=settings.singularity_tmpdir,
-            overlay_size=settings.overlay_size if overlay is None else overlay,
-            local_user=settings.ssh_user,
-            command=text.command,
-            app_image="",
-            init_image="",
-            app_username="",
-            app_password="",
-            init_username="",
-            init_password="",
-            verbose=settings.singularity_verbose,
-            http_proxy=settings.http_proxy,
-            https_proxy=settings.https_proxy,
-            no_proxy=settings.no_proxy,
-        )
-        secrets = tuple(
-            secret for secret in (text.docker_secret, text.container_secret) if secret is not None
-        )
+        content = submission.content
+        if isinstance(content, str):
+            text = parse_job_text(content)
+            request, images = text.request, self._images_of_text(text)
+            parameters = self._render_parameters(request, images, text.command)
+            node_script = fill_parameters(content, parameters)
+            secrets = [text.docker_secret, text.container_secret]
+        else:
+            job = parse_job(content)
+            request, images = job.request, self._images_of_job(job)
+            node_script = render_node_script(job, self._render_parameters(request, images, ""))
+            secrets = []
         return render_batch_job(
             submission,
-            text.request,
-            parameters=render_parameters(parameters),
-            root=render_root(settings.scratch_dir),
-            secrets=secrets,
+            request,
+            node_script=node_script,
+            root=render_root(self._settings.scratch_dir),
+            secrets=(*images.secrets, *(secret for secret in secrets if secret)),
+        )
+
+    def _images_of_text(self, text: JobText) -> JobImages:
+        if text.repo is None and not (self._policy.local_registry and text.nae):
+            return NO_IMAGES
+        return select_images(
+            self._policy,
+            repo=text.repo,
+            nae=text.nae,
+            appdefversion=text.appdefversion,
+            docker_secret=parse_docker_secret(text.docker_secret),
+            container_secrets=parse_container_secret(text.container_secret),
+        )
+
+    def _images_of_job(self, job: JobDescription) -> JobImages:
+        return select_images(
+            self._policy,
+            repo=job.image,
+            nae=job.nae,
+            docker_secret=job.docker_secret,
+            container_secrets=job.container_secrets,
+        )
+
+    def _render_parameters(self, request: JobRequest, images: JobImages, command: str) -> str:
+        settings = self._settings
+        if request.interactive and settings.jobs_domain is None:
+            raise InvalidArgumentsError("interactive jobs are not supported on this cluster")
+        overlay = parse_devices(request.devices).overlay
+        app, init = images.app_credentials, images.init_credentials
+        return render_parameters(
+            Parameters(
+                scratch_dir=settings.scratch_dir,
+                global_scratch_dir=settings.global_scratch_dir,
+                app_is_in_global_registries=images.app_is_in_global_registries,
+                tmpdir=settings.singularity_tmpdir,
+                overlay_size=settings.overlay_size if overlay is None else overlay,
+                local_user=settings.ssh_user,
+                command=command,
+                app_image=images.app,
+                init_image=images.init or "",
+                app_username=app.username_base64 if app else "",
+                app_password=app.password_base64 if app else "",
+                init_username=init.username_base64 if init else "",
+                init_password=init.password_base64 if init else "",
+                verbose=settings.singularity_verbose,
+                http_proxy=settings.http_proxy,
+                https_proxy=settings.https_proxy,
+                no_proxy=settings.no_proxy,
+            )
         )

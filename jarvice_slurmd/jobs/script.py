@@ -189,20 +189,19 @@ def render_batch_job(
     submission: Submission,
     request: JobRequest,
     *,
-    parameters: str,
+    node_script: str,
     root: str,
     secrets: tuple[str, ...] = (),
 ) -> BatchJob:
     """Make a submission ready for sbatch.
 
-    `parameters` is the text that stands for DOWNSTREAM_PARAMETERS, `root` the shell word of the
-    `.jarvice` folder, `secrets` what the shown script must not hold.
+    `node_script` is the text that runs on every node, `root` the shell word of the `.jarvice`
+    folder, `secrets` what the shown script must not hold.
     """
+    if "\x00" in node_script:
+        raise InvalidArgumentsError("the job's text holds a NUL byte; shell text can't")
     options = render_sbatch_options(submission, request, parse_devices(request.devices), root)
     batch_script = render_batch_script(submission.name, root)
-    node_script = fill_parameters(submission.text, parameters)
-    if "\x00" in node_script:
-        raise InvalidArgumentsError("hpc_script holds a NUL byte; shell text can't")
     shown = "\n".join(
         [
             f"# sbatch {' '.join(options)}",

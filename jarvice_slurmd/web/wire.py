@@ -54,11 +54,13 @@ def parse_args(content_type: str | None, body: bytes) -> Args:
 
 def parse_submission(args: Args, executor: str) -> Submission:
     """The arguments of /submit; `executor` is the key of hpc_script whose text is taken."""
+    job = args.get("job")
+    inner = job if isinstance(job, dict) and "nodes" not in args else args
     return Submission(
         name=_name(args),
         number=_number(args, "number", least=0),
-        nodes=_number(args, "nodes", least=1),
-        text=_job_text(args, executor),
+        nodes=_number(inner, "nodes", least=1),
+        content=_job_content(args, executor),
         held=_boolean(args, "held"),
     )
 
@@ -176,6 +178,17 @@ def _boolean(args: Args, key: str) -> bool:
     if value is None or isinstance(value, bool):
         return bool(value)
     raise InvalidArgumentsError(f"{key} is {_shown(value)}; it must be true or false")
+
+
+def _job_content(args: Args, executor: str) -> str | Mapping[str, object]:
+    job = args.get("job")
+    if job is None:
+        return _job_text(args, executor)
+    if args.get("hpc_script") is not None:
+        raise InvalidArgumentsError("args holds both hpc_script and job; a job is one of them")
+    if not isinstance(job, dict):
+        raise InvalidArgumentsError(f"job is {_kind(job)}; it must be an object")
+    return job
 
 
 def _job_text(args: Args, executor: str) -> str:
