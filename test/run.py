@@ -23,6 +23,7 @@ def main(names: list[str]) -> int:
     """Run trial over the modules of these names; returns its exit status."""
     suite = TestLoader().loadByNames(names or ["test"], recurse=True)
     result = TrialRunner(TreeReporter, workingDirectory="_trial_temp").run(suite)
+    assert isinstance(result, Reporter)
     print(render_counts(result), flush=True)
     return 0 if result.wasSuccessful() and result.testsRun else 1
 

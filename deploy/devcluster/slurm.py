@@ -67,6 +67,8 @@ Licenses=solver:10,mesher:2
 ReturnToService=2
 SlurmdTimeout=60
 SrunPortRange=0
+# A job starts as soon as it can: people and tests wait for it.
+SchedulerParameters=batch_sched_delay=0
 
 MaxJobCount=60000
 MaxArraySize=60001
