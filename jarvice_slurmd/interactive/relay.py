@@ -165,7 +165,8 @@ class End(Protocol):
             return
         self.closing = True
         self.sink = discard
-        self.transport.unregisterProducer()
+        if not self.write_ended:
+            self.transport.unregisterProducer()
         self._close_call = self._clock.callLater(self._close_timeout, self._give_up)
         self.transport.loseConnection()
 

@@ -1,0 +1,247 @@
+"""Bytes are never held: what a stalled far end costs, counted in bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from jarvice_slurmd.interactive.relay import BUFFER_FULL, End, join
+from test.interactive.loopback import GatewayCase, Peer, eventually, reactor
+
+PIECE = b"x" * 65536
+# Kernel buffers of two loopback connections, with room; a gigabyte would be far beyond.
+KERNEL = 40 * 1024 * 1024
+
+
+class Flood:
+    """Writes to a peer's transport for as long as it may."""
+
+    def __init__(self, peer: Peer, limit: int) -> None:
+        self.sent = 0
+        self.paused = False
+        self._peer = peer
+        self._limit = limit
+        peer.transport.registerProducer(self, True)
+        self._write()
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+        self._write()
+
+    def stopProducing(self) -> None:
+        self.paused = True
+        self._limit = 0
+
+    def _write(self) -> None:
+        while not self.paused and self.sent < self._limit:
+            self.sent += len(PIECE)
+            self._peer.transport.write(PIECE)
+        if self.sent >= self._limit:
+            self._peer.transport.unregisterProducer()
+
+
+class StallTests(GatewayCase):
+    """A gigabyte meant for somebody who does not read."""
+
+    timeout = 60
+
+    def buffered(self) -> int:
+        """Bytes in the write buffers of all the gateway's own sockets."""
+        total = 0
+        for channel in self.front.channels:
+            for end in (channel, channel.peer):
+                if end is not None:
+                    transport: Any = end.transport
+                    total += len(transport.dataBuffer) + transport._tempDataLen
+            total += channel.collected
+        return total
+
+    async def stalled(self, flood: Flood) -> None:
+        """Wait until nothing moves any more; check what that took."""
+        (channel,) = self.front.channels
+        await eventually(lambda: flood.paused and (channel.full or channel.held))
+        last = -1
+        while last != flood.sent:
+            last = flood.sent
+            for _ in range(20):  # Turns of the reactor in which any socket that can move does.
+                await deferLater(reactor, 0)
+        self.assertLess(flood.sent, KERNEL)
+        self.assertLess(self.buffered(), 512 * 1024)
+
+    async def ask(self, request: bytes) -> tuple[Peer, Peer]:
+        backend = self.job()
+        self.start()
+        client = await self.connect()
+        client.send(request)
+        service = await backend.accept()
+        await service.head()
+        return client, service
+
+    async def test_stalled_reader_of_a_response(self) -> None:
+        for framing in (b"Content-Length: 1073741824\r\n", b""):
+            client, service = await self.ask(b"GET /job1/ HTTP/1.1\r\nHost: d\r\n\r\n")
+            client.transport.pauseProducing()
+            service.send(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n")
+            flood = Flood(service, 1 << 30)
+            await self.stalled(flood)
+            # It goes on where it stopped.
+            client.counting = True
+            sent = flood.sent
+            client.transport.resumeProducing()
+            await self.reads_on(client, sent)
+            client.reset()
+            await service.gone()
+
+    async def reads_on(self, reader: Peer, sent: int) -> None:
+        await reader.when(lambda: reader.count > sent + 10_000_000)
+
+    async def test_stalled_upload(self) -> None:
+        client, service = await self.ask(
+            b"PUT /job1/ HTTP/1.1\r\nHost: d\r\nContent-Length: 1073741824\r\n\r\n"
+        )
+        service.transport.pauseProducing()
+        flood = Flood(client, 1 << 30)
+        await self.stalled(flood)
+        service.counting = True
+        sent = flood.sent
+        service.transport.resumeProducing()
+        await self.reads_on(service, sent)
+        service.reset()
+        await client.gone()
+
+    async def test_stalled_websocket(self) -> None:
+        for to_service in (True, False):
+            client, service = await self.ask(
+                b"GET /job1/ HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\n"
+                b"Upgrade: websocket\r\n\r\n"
+            )
+            service.send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+            await client.head()
+            writer, reader = (client, service) if to_service else (service, client)
+            reader.transport.pauseProducing()
+            await self.stalled(Flood(writer, 1 << 30))
+            # The other direction is not concerned.
+            reader.send(b"hello")
+            self.assertEqual(await writer.exactly(5), b"hello")
+            reader.reset()
+            await writer.gone()
+            await eventually(lambda: not self.front.channels)
+
+    async def test_pipelining_without_reading(self) -> None:
+        self.start()
+        client = await self.connect()
+        client.transport.pauseProducing()
+        request = b"GET /job9/ HTTP/1.1\r\nHost: d\r\n\r\n"
+        client.send(request * 400_000)
+        await eventually(lambda: self.front.channels)
+        (channel,) = self.front.channels
+        await eventually(lambda: channel.full and channel.held)
+        self.assertLess(self.buffered(), 512 * 1024)
+
+
+class _Near(End):
+    """An end for itself."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock=clock, close_timeout=5)
+        self.got: list[bytes] = []
+        self.sink = self.got.append
+
+
+class _Transport(StringTransport):
+    """Knows of half-closes and resets, too."""
+
+    half_closed = False
+    aborted = False
+    resumed = 0
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+    def resumeProducing(self) -> None:
+        self.resumed += 1
+        super().resumeProducing()
+
+
+class RelayTests(SynchronousTestCase):
+    """Two ends on transports of the test's own."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.left, self.right = _Near(self.clock), _Near(self.clock)
+        self.a, self.b = _Transport(), _Transport()
+        self.left.makeConnection(self.a)
+        self.right.makeConnection(self.b)
+        join(self.left, self.right)
+
+    def test_bytes_pass(self) -> None:
+        self.left.dataReceived(b"one")
+        self.right.dataReceived(b"two")
+        self.assertEqual((self.a.value(), self.b.value()), (b"two", b"one"))
+
+    def test_each_is_the_others_producer(self) -> None:
+        self.assertIs(self.a.producer, self.left)
+        self.left.pauseProducing()
+        self.assertEqual((self.a.producerState, self.b.producerState), ("producing", "paused"))
+        self.left.resumeProducing()
+        self.assertEqual(self.b.producerState, "producing")
+
+    def test_reasons_to_hold_add_up(self) -> None:
+        self.left.pauseProducing()
+        self.right.hold(BUFFER_FULL)
+        self.left.resumeProducing()
+        self.assertEqual(self.b.producerState, "paused")
+        self.right.release(BUFFER_FULL)
+        self.assertEqual(self.b.producerState, "producing")
+        self.right.release(BUFFER_FULL)
+        self.assertEqual(self.b.resumed, 1)
+
+    def test_half_close_passes_and_both_close(self) -> None:
+        self.left.readConnectionLost()
+        self.assertTrue(self.b.half_closed)
+        # A transport with a producer would wait for it.
+        self.assertIsNone(self.b.producer)
+        self.assertFalse(self.a.disconnecting or self.b.disconnecting)
+        self.right.readConnectionLost()
+        self.assertTrue(self.a.half_closed)
+        self.assertTrue(self.a.disconnecting and self.b.disconnecting)
+
+    def test_ended_reader_is_not_resumed(self) -> None:
+        self.right.pauseProducing()
+        self.left.readConnectionLost()
+        self.right.resumeProducing()
+        self.assertEqual(self.a.resumed, 0)
+
+    def test_end_is_a_close_and_reset_a_reset(self) -> None:
+        self.left.connectionLost(Failure(ConnectionDone()))
+        self.assertTrue(self.b.disconnecting)
+        self.assertFalse(self.b.aborted)
+        self.setUp()
+        self.left.connectionLost(Failure(ConnectionLost()))
+        self.assertTrue(self.b.aborted)
+
+    def test_close_that_is_not_taken(self) -> None:
+        self.left.close()
+        self.assertFalse(self.a.aborted)
+        self.clock.advance(5)
+        self.assertTrue(self.a.aborted)
+
+    def test_error_of_our_own_cuts_the_connection_and_no_more(self) -> None:
+        def broken(data: bytes) -> None:
+            raise ZeroDivisionError
+
+        self.left.sink = broken
+        self.left.dataReceived(b"x")
+        self.assertTrue(self.a.aborted)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
