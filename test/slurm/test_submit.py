@@ -1,0 +1,308 @@
+"""`render_submit` in a real shell: once is once, whatever happened before."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from hypothesis import given
+from twisted.trial.unittest import SynchronousTestCase
+
+from jarvice_slurmd.interfaces import CommandResult
+from jarvice_slurmd.slurm.commands import (
+    Status,
+    render_forget_submission,
+    render_root,
+    render_submit,
+)
+from test.properties import names, property_test, words
+from test.slurm.sandbox import Sandbox
+
+_NODE = b"echo node\n'\"\\\xff\n"
+_BATCH = b"#!/bin/bash\necho batch\n"
+_ROOT = render_root(None)
+
+
+def _submit(name: str = "x", number: int = 7, *options: str, size: int = len(_NODE)) -> str:
+    return render_submit(
+        root=_ROOT,
+        name=name,
+        number=number,
+        options=options or ("--parsable",),
+        node_script_bytes=size,
+    )
+
+
+class SubmitTestCase(SynchronousTestCase):
+    """A login node whose sbatch accepts and whose squeue knows nothing."""
+
+    def setUp(self) -> None:
+        self.node = Sandbox()
+        self.addCleanup(self.node.remove)
+        self.node.stub("sbatch", f"cat >'{self.node.folder}/batch'; echo 41")
+        self.node.stub("squeue")
+        self.node.stub("sacct", "exit 1")
+        self.submission = self.node.root / "submit" / "x"
+
+    def submit(self, number: int = 7) -> CommandResult:
+        return self.node.run(_submit(number=number), _NODE + _BATCH)
+
+
+class FirstTimeTests(SubmitTestCase):
+    """A submission that was never made before."""
+
+    def test_answer(self) -> None:
+        """Its job id is printed and kept; nothing but sbatch was asked."""
+        result = self.submit()
+        self.assertEqual((result.status, result.stdout, result.stderr), (0, b"41\n", b""))
+        self.assertEqual((self.submission / "jobid").read_text(), "41\n")
+        self.assertEqual((self.node.calls("squeue"), self.node.calls("sacct")), ([], []))
+
+    def test_texts(self) -> None:
+        """The two texts of stdin arrive byte for byte, one on disk, one at sbatch."""
+        self.submit()
+        self.assertEqual((self.submission / "node.sh").read_bytes(), _NODE)
+        self.assertEqual((self.node.folder / "batch").read_bytes(), _BATCH)
+
+    def test_no_text(self) -> None:
+        """An empty node script is one too."""
+        result = self.node.run(_submit(size=0), _BATCH)
+        self.assertEqual(result.stdout, b"41\n")
+        self.assertEqual((self.submission / "node.sh").read_bytes(), b"")
+        self.assertEqual((self.node.folder / "batch").read_bytes(), _BATCH)
+
+    def test_only_for_the_owner(self) -> None:
+        """Nobody else can read the text, which may hold passwords, nor enter the folders."""
+        self.submit()
+        for path in (self.submission / "node.sh", self.submission, self.submission.parent):
+            self.assertEqual(path.stat().st_mode & 0o077, 0, path)
+
+    def test_number_finds_the_name(self) -> None:
+        """A job's address holds its number: any replica finds the name by it."""
+        self.submit()
+        self.assertEqual((self.node.root / "numbers" / "7").read_text(), "x\n")
+
+    def test_cluster_behind_the_id(self) -> None:
+        """On a federation sbatch says `id;cluster`, and a plugin may talk before."""
+        self.node.stub("sbatch", "echo 'you have 3 jobs'; echo '42;main'")
+        self.assertEqual(self.submit().stdout, b"42\n")
+
+    def test_job_begins_first(self) -> None:
+        """A job that starts before sbatch has ended writes its id itself; it is not spoilt."""
+        self.node.stub("sbatch", f"echo 43 >'{self.submission}/jobid'; echo 43")
+        self.assertEqual(self.submit().stdout, b"43\n")
+
+    def test_users_settings(self) -> None:
+        """What the user has set for squeue does not change what we read."""
+        self.node.stub("sbatch", 'echo "${SQUEUE_FORMAT-unset} $LC_ALL" >&2; echo 41')
+        result = self.node.run(f"SQUEUE_FORMAT=%j; export SQUEUE_FORMAT\n{_submit()}", _NODE)
+        self.assertEqual(result.stderr, b"unset C\n")
+
+    def test_lock_is_not_inherited(self) -> None:
+        """sbatch does not hold the lock, should it leave something behind."""
+        self.node.stub("sbatch", "[ -e /dev/fd/9 ] && echo open >&2; echo 41")
+        self.assertEqual(self.submit().stderr, b"")
+
+
+class AgainTests(SubmitTestCase):
+    """The same submission again."""
+
+    def test_same_id(self) -> None:
+        """It has the same job id, from one call of sbatch, and its text is not put back."""
+        first = self.submit()
+        (self.submission / "node.sh").unlink()
+        self.assertEqual(self.submit(), first)
+        self.assertEqual(len(self.node.calls("sbatch")), 1)
+        self.assertFalse((self.submission / "node.sh").exists())
+
+    def test_at_once(self) -> None:
+        """Several at the same time wait for each other: one job."""
+        self.node.stub("sbatch", "cat >/dev/null; sleep 0.2; echo 41")
+        texts = self.node.folder / "texts"
+        texts.write_bytes(_NODE + _BATCH)
+        running = [
+            subprocess.Popen(
+                ["/bin/sh", "-c", f"{{ {_submit()} }} <'{texts}'"],
+                stdout=subprocess.PIPE,
+                env=self.node.environ(),
+                cwd=self.node.home,
+            )
+            for _ in range(4)
+        ]
+        self.assertEqual([process.communicate()[0] for process in running], [b"41\n"] * 4)
+        self.assertEqual(len(self.node.calls("sbatch")), 1)
+
+    def test_other_number(self) -> None:
+        """Two different jobs of one name never become one."""
+        self.submit()
+        result = self.submit(number=8)
+        self.assertEqual(result.status, Status.OTHER_JOB)
+        self.assertIn(b"number 7", result.stderr)
+        self.assertEqual(len(self.node.calls("sbatch")), 1)
+        self.assertEqual((self.node.root / "numbers" / "7").read_text(), "x\n")
+
+    def test_text_cut_off(self) -> None:
+        """Where the link is cut while the text comes, nothing is submitted, and later all of it."""
+        result = self.node.run(_submit(), _NODE[:5])
+        self.assertEqual(result.status, Status.NO_FOLDER)
+        self.assertEqual(self.node.calls("sbatch"), [])
+        self.assertEqual(self.submit().stdout, b"41\n")
+        self.assertEqual((self.submission / "node.sh").read_bytes(), _NODE)
+
+
+class InterruptedTests(SubmitTestCase):
+    """The link was cut while sbatch ran, so that nobody noted the job id."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.node.stub("sbatch", "echo 41; kill -9 $PPID")
+        self.assertNotEqual(self.submit().status, 0)
+        self.assertFalse((self.submission / "jobid").exists())
+        self.node.stub("sbatch", "echo 99")
+        self.node.forget_calls()
+
+    def test_adopted_from_the_queue(self) -> None:
+        """The job is found by its whole name, also when it has ended, and sbatch not called."""
+        self.node.stub("squeue", "echo 41")
+        self.assertEqual(self.submit().stdout, b"41\n")
+        self.assertEqual(self.node.calls("sbatch"), [])
+        self.assertEqual((self.submission / "jobid").read_text(), "41\n")
+        (call,) = self.node.calls("squeue")
+        self.assertIn("--name=jarvice_x", call)
+        self.assertIn("--states=all", call)
+
+    def test_adopted_from_accounting(self) -> None:
+        """A job that the queue has forgotten is found there, looked for since the attempt."""
+        self.node.stub("sacct", "echo 41")
+        self.assertEqual(self.submit().stdout, b"41\n")
+        self.assertEqual(self.node.calls("sbatch"), [])
+        (call,) = self.node.calls("sacct")
+        (since,) = [word for word in call if word.startswith("--starttime=")]
+        self.assertEqual(since, f"--starttime={(self.submission / 'intent').read_text().strip()}")
+
+    def test_adopted_from_itself(self) -> None:
+        """A job that started has left its id, though Slurm knows nothing any more."""
+        (self.submission / "jobid").write_text("41\n")
+        self.assertEqual(self.submit().stdout, b"41\n")
+        self.assertEqual((self.node.calls("sbatch"), self.node.calls("squeue")), ([], []))
+
+    def test_nobody_knows_it(self) -> None:
+        """Where Slurm answers and knows none, it was not submitted: now it is."""
+        self.assertEqual(self.submit().stdout, b"99\n")
+
+    def test_queue_does_not_answer(self) -> None:
+        """No answer is not "no": nothing is submitted."""
+        self.node.stub("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+        result = self.submit()
+        self.assertEqual(result.status, Status.NO_ANSWER)
+        self.assertIn(b"Unable to contact", result.stderr)
+        self.assertEqual(self.node.calls("sbatch"), [])
+
+    def test_other_number(self) -> None:
+        """The interrupted job is not given to another."""
+        self.node.stub("squeue", "echo 41")
+        self.assertEqual(self.submit(number=8).status, Status.OTHER_JOB)
+
+
+class RefusedTests(SubmitTestCase):
+    """sbatch or the storage says no."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.node.stub("sbatch", "echo 'sbatch: error: invalid partition' >&2; exit 1")
+
+    def test_words(self) -> None:
+        """Slurm's status and words come through; the text waits until it is forgotten."""
+        result = self.submit()
+        self.assertEqual((result.status, result.stdout), (1, b""))
+        self.assertEqual(result.stderr, b"sbatch: error: invalid partition\n")
+
+    def test_forgotten(self) -> None:
+        """Then nothing secret stays, and the name and number can be used again."""
+        self.submit()
+        self.assertEqual(self.node.run(render_forget_submission(root=_ROOT, name="x")).status, 0)
+        self.assertFalse((self.submission / "node.sh").exists())
+        self.node.stub("sbatch", "echo 41")
+        self.assertEqual(self.submit(number=8).stdout, b"41\n")
+        self.assertEqual(self.node.calls("squeue"), [])
+
+    def test_submitted_one_is_not_forgotten(self) -> None:
+        """A retry that succeeded meanwhile keeps what it has."""
+        self.node.stub("sbatch", "echo 41")
+        self.submit()
+        before = self.node.files()
+        self.node.run(render_forget_submission(root=_ROOT, name="x"))
+        self.assertEqual(self.node.files(), before)
+
+    def test_forget_nothing(self) -> None:
+        """Forgetting what was never there is no error and makes nothing."""
+        result = self.node.run(render_forget_submission(root=_ROOT, name="x"))
+        self.assertEqual((result.status, self.node.files()), (0, set()))
+
+    def test_folder_not_there(self) -> None:
+        """An unmounted scratch folder is no empty one: nothing is made in its place."""
+        gone = self.node.folder / "scratch"
+        script = render_submit(
+            root=render_root(f"{gone}/"), name="x", number=7, options=(), node_script_bytes=0
+        )
+        result = self.node.run(script)
+        self.assertEqual(result.status, Status.NO_FOLDER)
+        self.assertIn(str(gone).encode(), result.stderr)
+        self.assertFalse(gone.exists())
+
+    def test_storage_refuses(self) -> None:
+        """A file where a folder should be stands for a full or read-only home."""
+        for path in ("submit", "numbers"):
+            shutil.rmtree(self.node.root, ignore_errors=True)
+            self.node.write(path, "")
+            self.assertEqual(self.submit().status, Status.NO_FOLDER, path)
+        self.assertEqual(self.node.calls("sbatch"), [])
+
+    def test_lock_cannot_be_made(self) -> None:
+        """That is a fault of the storage too, not Slurm's."""
+        (self.submission / "lock").mkdir(parents=True)
+        self.assertEqual(self.submit().status, Status.NO_FOLDER)
+        self.assertEqual(self.node.calls("sbatch"), [])
+
+    def test_id_cannot_be_noted(self) -> None:
+        """A home that fills up just then does not lose the job: its id is answered all the same."""
+        self.node.stub("sbatch", f"mkdir '{self.submission}/jobid.new'; echo 41")
+        result = self.submit()
+        self.assertEqual((result.status, result.stdout), (0, b"41\n"))
+
+
+class QuotingTests(SubmitTestCase):
+    """What is quoted comes back from a real shell unchanged."""
+
+    @given(names)
+    @property_test(60)
+    def test_name(self, name: str) -> None:
+        """A job's name as folder, as file content and as squeue's argument."""
+        self.node.forget_calls()
+        shutil.rmtree(self.node.root, ignore_errors=True)
+        self.node.stub("squeue", "echo 41")
+        (self.node.root / "submit" / name).mkdir(parents=True, exist_ok=True)
+        (self.node.root / "submit" / name / "intent").touch()
+        result = self.node.run(_submit(name), _NODE + _BATCH)
+        self.assertEqual((result.status, result.stdout), (0, b"41\n"), result.stderr)
+        self.assertIn(f"--name=jarvice_{name}", self.node.calls("squeue")[0])
+
+    @given(names)
+    @property_test(40)
+    def test_name_of_a_number(self, name: str) -> None:
+        """The note that leads from number to name holds the name."""
+        shutil.rmtree(self.node.root, ignore_errors=True)
+        self.node.run(_submit(name), _NODE + _BATCH)
+        self.assertEqual((self.node.root / "numbers" / "7").read_text("utf-8"), f"{name}\n")
+
+    @given(words.filter(lambda text: "/" not in text))
+    @property_test(30)
+    def test_scratch_folder(self, folder: str) -> None:
+        """A scratch folder of any name."""
+        scratch = self.node.folder / "scratch" / f"_{folder}"
+        scratch.mkdir(parents=True, exist_ok=True)
+        script = render_submit(
+            root=render_root(f"{scratch}/"), name="x", number=1, options=(), node_script_bytes=0
+        )
+        self.assertEqual(self.node.run(script).stdout, b"41\n")
+        self.assertEqual((scratch / ".jarvice" / "numbers" / "1").read_text(), "x\n")
