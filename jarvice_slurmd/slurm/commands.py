@@ -81,7 +81,7 @@ def render_submit(
     return f"""{_NEUTRAL}umask 077
 {_folder(root)}submission=$root/submit/{quote(name)}
 mkdir -p "$root/jobs" "$root/numbers" "$submission" && cd "$submission" || exit {Status.NO_FOLDER}
-exec 9>lock || exit {Status.NO_FOLDER}
+command exec 9>lock || exit {Status.NO_FOLDER}
 flock -w 30 9 || {{ echo "another submission of this job does not end" >&2; exit {Status.LOCKED}; }}
 if [ -s number ] && [ "$(cat number)" != {number} ]; then
     echo "a job of this name and number $(cat number) was submitted before" >&2
@@ -114,15 +114,16 @@ if [ "$status" -ne 0 ]; then
     exit "$status"
 fi
 said=$(printf '%s\\n' "$said" | tail -n 1)
-[ -s jobid ] || {{ echo "${{said%%;*}}" >jobid.new && mv -f jobid.new jobid; }}
-cat jobid
+said=${{said%%;*}}
+[ -s jobid ] || {{ echo "$said" >jobid.new && mv -f jobid.new jobid; }}
+[ -s jobid ] && cat jobid || echo "$said"
 """
 
 
 def render_forget_submission(*, root: str, name: str) -> str:
     """Remove what a refused submission left: Slurm said no, so there is no job to look for."""
     return f"""{_folder(root)}cd "$root"/submit/{quote(name)} || exit 0
-exec 9>lock && flock -w 5 9 && [ ! -s jobid ] && rm -f intent node.sh number
+command exec 9>lock && flock -w 5 9 && [ ! -s jobid ] && rm -f intent node.sh number
 exit 0
 """
 
