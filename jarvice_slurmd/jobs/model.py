@@ -27,6 +27,9 @@ def check_name(name: str) -> str:
             "name can't be a file name on the cluster: it must not begin with '.' nor hold "
             "slashes, backslashes, line feeds or other control characters"
         )
+    # squeue(1): --name takes a list, so a name with a comma could not be looked for.
+    if "," in name:
+        raise InvalidArgumentsError("name holds a comma, by which Slurm separates names")
     return name
 
 
