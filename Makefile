@@ -10,6 +10,10 @@ BENCH_VENV := .venv-bench
 PYTHON_PACKAGES := python3 python3-venv
 TEST_PACKAGES := shellcheck
 
+# This folder on the path of a virtual environment, so that twistd finds the plugin in it.
+LINK := import pathlib, sysconfig; \
+    pathlib.Path(sysconfig.get_path("purelib"), "jarvice-slurmd.pth").write_text("$(CURDIR)\n")
+
 .PHONY: help demo test check format types imports trial bench requirements clean
 
 help:
@@ -22,6 +26,7 @@ $(VENV)/.made: requirements/runtime.txt requirements/test.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || deploy/install-packages $(PYTHON_PACKAGES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
+	$(BIN)/python -c '$(LINK)'
 	@touch $@
 
 $(BENCH_VENV)/.made: requirements/bench.txt
@@ -29,6 +34,7 @@ $(BENCH_VENV)/.made: requirements/bench.txt
 	$(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes \
 	    -r requirements/bench.txt
+	$(BENCH_VENV)/bin/python -c '$(LINK)'
 	@touch $@
 
 demo: $(VENV)/.made

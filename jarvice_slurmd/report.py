@@ -34,9 +34,8 @@ def render_init_report(settings: Settings) -> Iterator[str]:
         )
 
 
-def render_connected(version: str) -> Iterator[str]:
-    """The lines for a first connection that worked; `version` is the server's SSH version line."""
-    protocol, _, software = version.removeprefix("SSH-").partition("-")
+def render_connected(protocol: str, software: str) -> Iterator[str]:
+    """The lines for a first connection that worked, with what the server said it was."""
     yield f"Connected (version {protocol}, client {software.split(' ')[0]})"
     yield "Authentication (publickey) successful!"
 

@@ -35,6 +35,7 @@ from jarvice_slurmd.jobs.prepare import JobPreparer
 from jarvice_slurmd.settings import Settings
 from jarvice_slurmd.slurm import commands
 from jarvice_slurmd.slurm.commands import Status
+from jarvice_slurmd.slurm.interactive import render_interactive
 from jarvice_slurmd.slurm.output import (
     QueueEntry,
     first_words,
@@ -71,14 +72,17 @@ class SlurmScheduler:
         """See `IScheduler.submit`."""
         job = self._preparer.prepare(submission)
         node_script = job.node_script.encode("utf-8", "surrogateescape")
+        interactive = b"" if job.interactive is None else render_interactive(job.interactive)
         script = commands.render_submit(
             root=self._root,
             name=job.name,
             number=job.number,
             options=job.options,
             node_script_bytes=len(node_script),
+            interactive_bytes=len(interactive),
         )
-        result = await self._shell.run(script, node_script + job.batch_script.encode("utf-8"))
+        batch_script = job.batch_script.encode("utf-8")
+        result = await self._shell.run(script, node_script + interactive + batch_script)
         if result.status == Status.OTHER_JOB:
             raise InvalidArgumentsError(first_words(result.stderr))
         if result.status != 0:

@@ -24,7 +24,8 @@ from jarvice_slurmd.settings import Settings, SettingsError
 from jarvice_slurmd.snapshot import QueueSnapshot
 from jarvice_slurmd.ssh.host_keys import HostKeyPolicy, parse_known_hosts
 from jarvice_slurmd.ssh.keys import load_private_key
-from jarvice_slurmd.ssh.link import LinkOptions, SSHLink
+from jarvice_slurmd.ssh.link import SSHLink
+from jarvice_slurmd.ssh.options import LinkOptions
 from jarvice_slurmd.web.api import Api
 from jarvice_slurmd.web.resource import Requests
 from jarvice_slurmd.web.site import make_site
@@ -191,7 +192,8 @@ class DaemonService(MultiService):
 
     def _tell_first_attempt(self, reason: str | None) -> None:
         if reason is None:
-            for line in report.render_connected(self._link.server_version or ""):
+            version = self._link.server_version
+            for line in report.render_connected(*(version or ("?", "?"))):
                 _announcements.info("%s", line)
         else:
             for line in report.render_not_connected(reason):

@@ -14,6 +14,7 @@
 #   read.<n>   node n has read the text
 #   watched    the first node's output has ended
 #   verdict    JARVICE_CMD_SUCCESS or JARVICE_CMD_FAILURE, as the first node's text printed it
+#   service    port, node and node address of an interactive job's service
 #   code       the exit status of the text on the first node
 #   exit       how it ended: "<state> <exit status> <start> <end>"
 jarvice_root=@ROOT@
@@ -64,6 +65,29 @@ JOB_GPUS_PER_NODE=$SLURM_GPUS_PER_NODE
 JARVICE_JOB_DIR=$job
 export JOB_JOBID JOB_JOB_NODELIST JOB_JOB_FORMATED_NODELIST JOB_NNODES JOB_NTASKS JOB_SUBMIT_DIR
 export JOB_GPUS_PER_NODE JARVICE_JOB_DIR
+
+# A TCP port that no socket of this node is bound to; other than the one given.
+free_port() {
+    local port hex
+    for _ in {1..500}; do
+        port=$((20000 + RANDOM % 12000))
+        printf -v hex '%04X' "$port"
+        [ "$port" = "$1" ] && continue
+        grep -Eqs "^ *[0-9]+: [0-9A-F]+:$hex " /proc/net/tcp /proc/net/tcp6 && continue
+        echo "$port"
+        return
+    done
+    fail "no port is free on $(hostname)"
+}
+
+# An interactive job's service listens where it is free; the daemon's replicas read it here.
+if [ -s "$submission/interactive" ]; then
+    JARVICE_SERVICE_PORT=$(free_port 0) || exit 1
+    JARVICE_SSH_PORT=$(free_port "$JARVICE_SERVICE_PORT") || exit 1
+    export JARVICE_SERVICE_PORT JARVICE_SSH_PORT
+    address=$(scontrol -o show node "$SLURMD_NODENAME" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+    leave service "$JARVICE_SERVICE_PORT $SLURMD_NODENAME ${address:-$SLURMD_NODENAME}"
+fi
 
 # Runs on every node: reads the text into memory, then runs it. SIGTERM (a time limit, a
 # cancellation) reaches every process of the step; this one stays, to note how the text ended.

@@ -109,17 +109,31 @@ class Submission:
 
 
 @frozen(kw_only=True)
+class Interactive:
+    """What an interactive application says of itself (PROTOCOL §3); None where it does not say.
+
+    `url` and `help` are templates; `wants_prefix` is whether it serves under its address's path.
+    """
+
+    url: str | None = None
+    help: str | None = None
+    about: str | None = None
+    wants_prefix: bool | None = None
+
+
+@frozen(kw_only=True)
 class BatchJob:
     """A submission made ready: what sbatch is told, and what runs.
 
     `options` are sbatch's, one word each; `batch_script` is what sbatch reads, without secrets;
     `node_script` runs once on every node and may hold secrets; `shown_script` is both for the
-    administrator's eyes, secrets masked.
+    administrator's eyes, secrets masked. `interactive` is None for a batch job.
     """
 
     name: str
     number: int
     options: tuple[str, ...]
+    interactive: Interactive | None = None
     batch_script: str = field(repr=False)
     node_script: str = field(repr=False)
     shown_script: str = field(repr=False)

@@ -33,6 +33,7 @@ class Parameters:
     http_proxy: str
     https_proxy: str
     no_proxy: str
+    ingress_path: str = ""
 
 
 def render_parameters(parameters: Parameters) -> str:
@@ -52,6 +53,9 @@ def render_parameters(parameters: Parameters) -> str:
         "APPTAINERENV_JARVICE_SERVICE_PORT": '"${JARVICE_SERVICE_PORT:-5902}"',
         "SINGULARITYENV_JARVICE_SSH_PORT": '"${JARVICE_SSH_PORT:-5903}"',
         "APPTAINERENV_JARVICE_SSH_PORT": '"${JARVICE_SSH_PORT:-5903}"',
+        "JARVICE_INGRESSPATH": quote(parameters.ingress_path),
+        "SINGULARITYENV_JARVICE_INGRESSPATH": quote(parameters.ingress_path),
+        "APPTAINERENV_JARVICE_INGRESSPATH": quote(parameters.ingress_path),
         "JARVICE_SINGULARITY_TMPDIR": quote(parameters.tmpdir),
         "JARVICE_SINGULARITY_OVERLAY_SIZE": str(parameters.overlay_size),
         "JOB_LOCAL_USER": quote(parameters.local_user),

@@ -13,7 +13,7 @@ from jarvice_slurmd.jobs.images import (
     parse_docker_secret,
     select_images,
 )
-from jarvice_slurmd.jobs.model import BatchJob, JobRequest, Submission
+from jarvice_slurmd.jobs.model import BatchJob, Interactive, JobRequest, Submission
 from jarvice_slurmd.jobs.parameters import Parameters, render_parameters
 from jarvice_slurmd.jobs.script import (
     JobText,
@@ -55,19 +55,25 @@ class JobPreparer:
         if isinstance(content, str):
             text = parse_job_text(content)
             request, images = text.request, self._images_of_text(text)
-            parameters = self._render_parameters(request, images, text.command)
+            parameters = self._render_parameters(submission, request, images, text.command)
             node_script = fill_parameters(content, parameters)
             secrets = [text.docker_secret, text.container_secret]
+            interactive = Interactive()
         else:
             job = parse_job(content)
             request, images = job.request, self._images_of_job(job)
-            node_script = render_node_script(job, self._render_parameters(request, images, ""))
+            parameters = self._render_parameters(submission, request, images, "")
+            node_script = render_node_script(job, parameters)
             secrets = []
+            interactive = Interactive(
+                url=job.url, help=job.help, about=job.about, wants_prefix=job.wants_prefix
+            )
         return render_batch_job(
             submission,
             request,
             node_script=node_script,
             root=render_root(self._settings.scratch_dir),
+            interactive=interactive if request.interactive else None,
             secrets=(*images.secrets, *(secret for secret in secrets if secret)),
         )
 
@@ -92,7 +98,9 @@ class JobPreparer:
             container_secrets=job.container_secrets,
         )
 
-    def _render_parameters(self, request: JobRequest, images: JobImages, command: str) -> str:
+    def _render_parameters(
+        self, submission: Submission, request: JobRequest, images: JobImages, command: str
+    ) -> str:
         settings = self._settings
         if request.interactive and settings.jobs_domain is None:
             raise InvalidArgumentsError("interactive jobs are not supported on this cluster")
@@ -117,5 +125,12 @@ class JobPreparer:
                 http_proxy=settings.http_proxy,
                 https_proxy=settings.https_proxy,
                 no_proxy=settings.no_proxy,
+                ingress_path=render_ingress_path(settings.jobs_domain or "", submission.number),
             )
         )
+
+
+def render_ingress_path(jobs_domain: str, number: int) -> str:
+    """JARVICE_INGRESSPATH: the path of a job's address without its slashes, empty by host."""
+    _, _, path = jobs_domain.partition("://")[2 if "://" in jobs_domain else 0].partition("/")
+    return path.strip("/").replace("$", str(number)) if "$" in path else ""

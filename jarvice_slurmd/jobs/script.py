@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from jarvice_slurmd.errors import InvalidArgumentsError
 from jarvice_slurmd.jobs.devices import Devices, parse_devices
-from jarvice_slurmd.jobs.model import BatchJob, JobRequest, Submission
+from jarvice_slurmd.jobs.model import BatchJob, Interactive, JobRequest, Submission
 
 PARAMETERS_FIELD: Final = "{DOWNSTREAM_PARAMETERS}"
 
@@ -191,6 +191,7 @@ def render_batch_job(
     *,
     node_script: str,
     root: str,
+    interactive: Interactive | None = None,
     secrets: tuple[str, ...] = (),
 ) -> BatchJob:
     """Make a submission ready for sbatch.
@@ -214,6 +215,7 @@ def render_batch_job(
         name=submission.name,
         number=submission.number,
         options=options,
+        interactive=interactive,
         batch_script=batch_script,
         node_script=node_script,
         shown_script=shown,

@@ -69,11 +69,18 @@ def render_queue() -> str:
 
 
 def render_submit(
-    *, root: str, name: str, number: int, options: tuple[str, ...], node_script_bytes: int
+    *,
+    root: str,
+    name: str,
+    number: int,
+    options: tuple[str, ...],
+    node_script_bytes: int,
+    interactive_bytes: int = 0,
 ) -> str:
     """Submit a job once, under a lock; prints its job id.
 
-    stdin is the node script, `node_script_bytes` long, then the batch script. A submission that
+    stdin is the node script, `node_script_bytes` long, then what any replica must know of an
+    interactive job, `interactive_bytes` long, then the batch script. A submission that
     was made already is answered with its job id. Where an earlier attempt's outcome is unknown it
     is looked for in the queue and in accounting before sbatch is tried again.
     """
@@ -102,6 +109,7 @@ if [ -s jobid ]; then
 fi
 head -c {node_script_bytes} >node.sh.new && [ "$(wc -c <node.sh.new)" -eq {node_script_bytes} ] &&
     mv -f node.sh.new node.sh &&
+    head -c {interactive_bytes} >interactive.new && mv -f interactive.new interactive &&
     echo {number} >number.new && mv -f number.new number &&
     date +%Y-%m-%dT%H:%M:%S >intent.new && mv -f intent.new intent ||
     {{ rm -f node.sh.new; echo "the job's text can't be written to $submission" >&2
@@ -245,6 +253,8 @@ def render_collect_garbage(*, root: str, answered_minutes: int, unasked_days: in
 forget() {{
     case $1 in '' | *[!0-9_+]*) return ;; esac
     name=$(head -n 1 "jobs/$1/name" 2>/dev/null)
+    # What a question with a wrong job id left here has no say over the job of that name.
+    [ ! -d "submit/$name" ] || [ "$(cat "submit/$name/jobid" 2>/dev/null)" = "$1" ] || name=
     case $name in
     '' | .* | */*) ;;
     *)

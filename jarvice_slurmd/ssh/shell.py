@@ -51,20 +51,25 @@ def make_nonce() -> str:
     return f"jarvice-{secrets.token_hex(16)}"
 
 
-def render_invocation(script: str, *, nonce: str, seconds: int) -> Invocation:
-    """Make `script` ready to run for at most `seconds` on the login node, link or no link.
+def encode_script(script: str) -> bytes:
+    """The bytes of shell text; raises `ValueError` for a NUL, which no shell can read.
 
-    Raises `ValueError` when the script holds a NUL, which no shell can read.
+    Bytes that were no UTF-8 when the text was decoded (surrogateescape) are themselves again.
     """
     if "\0" in script:
         raise ValueError("a shell script can't hold a NUL character")
-    text = (
-        f"#{nonce}\nprintf '%s\\n' {nonce}; printf '%s\\n' {nonce} >&2\n{script}\n\n#{nonce}"
-    ).encode("utf-8", "surrogateescape")
+    return script.encode("utf-8", "surrogateescape")
+
+
+def render_invocation(script: bytes, *, nonce: str, seconds: int) -> Invocation:
+    """Make `script` ready to run for at most `seconds` on the login node, link or no link."""
+    mark = nonce.encode("ascii")
+    start = b"#%b\nprintf '%%s\\n' %b; printf '%%s\\n' %b >&2\n" % (mark, mark, mark)
+    text = b"".join((start, script, b"\n\n#", mark))
     line = _EXEC_LINE.format(
         kill_after=_KILL_AFTER, seconds=max(1, seconds), length=len(text), nonce=nonce
     )
-    return Invocation(exec_line=line.encode("ascii"), text=text, nonce=nonce.encode("ascii"))
+    return Invocation(exec_line=line.encode("ascii"), text=text, nonce=mark)
 
 
 def _line(nonce: bytes) -> bytes:
