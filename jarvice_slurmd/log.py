@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
 from typing import Final, TextIO
 
+from attrs import define
 from twisted.logger import ILogObserver, STDLibLogObserver
 
 FORMAT: Final = "%(asctime)s [%(process)d] %(levelname)s %(message)s"
@@ -37,20 +37,31 @@ def set_up_logging(level: int, stream: TextIO) -> None:
     logging.getLogger(ANNOUNCEMENTS).setLevel(logging.INFO)
 
 
-def observer_factory(level: int, logfile: str | None) -> Callable[[], ILogObserver]:
-    """What twistd calls for its log observer: Twisted's own events join the same log.
+@define
+class _Choice:
+    level: int = logging.WARNING
+    logfile: str | None = None
 
-    `logfile` is twistd's own option; None or ``-`` mean standard output.
-    """
 
-    def make_observer() -> ILogObserver:
-        stream = (
-            sys.__stdout__
-            if logfile in (None, "-")
-            else open(str(logfile), "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-        )
-        assert stream is not None
-        set_up_logging(level, stream)
-        return STDLibLogObserver("twisted")
+# twistd takes an observer's factory by name only, so what it is to make is chosen here before.
+_choice: Final = _Choice()
 
-    return make_observer
+#: The name by which twistd finds the factory.
+OBSERVER_FACTORY: Final = f"{__name__}.make_observer"
+
+
+def choose_log(level: int, logfile: str | None) -> None:
+    """Say what `make_observer` is to make; `logfile` None or ``-`` means standard output."""
+    _choice.level, _choice.logfile = level, logfile
+
+
+def make_observer() -> ILogObserver:
+    """What twistd calls for its log observer: Twisted's own events join the same log."""
+    stream = (
+        sys.__stdout__
+        if _choice.logfile in (None, "-")
+        else open(str(_choice.logfile), "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+    )
+    assert stream is not None
+    set_up_logging(_choice.level, stream)
+    return STDLibLogObserver("twisted")

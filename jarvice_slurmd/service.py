@@ -18,7 +18,7 @@ from twisted.web.server import Site
 
 from jarvice_slurmd import report
 from jarvice_slurmd.errors import JarviceSlurmdError
-from jarvice_slurmd.log import ANNOUNCEMENTS, observer_factory
+from jarvice_slurmd.log import ANNOUNCEMENTS, OBSERVER_FACTORY, choose_log
 from jarvice_slurmd.scheduler import SlurmScheduler
 from jarvice_slurmd.settings import Settings, SettingsError
 from jarvice_slurmd.snapshot import QueueSnapshot
@@ -82,7 +82,8 @@ class Options(usage.Options):
         parent = self.parent
         if parent is not None and not parent.get("logger"):
             logfile = parent.get("logfile") or (None if parent.get("nodaemon") else "twistd.log")
-            parent["logger"] = observer_factory(settings.log_level, logfile)
+            choose_log(settings.log_level, logfile)
+            parent["logger"] = OBSERVER_FACTORY
 
 
 def _check(settings: Settings) -> Iterable[str]:

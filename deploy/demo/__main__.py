@@ -168,7 +168,8 @@ class Demo:
     async def _clean_up(self) -> None:
         self._screen.title("Cleaning up")
         if self._daemon is not None:
-            self._screen.step(f"the daemon ended with status {await self._daemon.stop()}")
+            await self._daemon.stop()
+            self._screen.step("the daemon has answered what was asked and ended")
         devcluster("down", "--state", self._state)
         self._screen.step("the cluster is gone")
 

@@ -78,11 +78,13 @@ class Daemon(ProcessProtocol):
             self._tell(line.decode("utf-8", "replace"))
 
     def processEnded(self, reason: Failure) -> None:  # noqa: N802
-        """It is gone; `ended` fires with its exit status."""
-        self.ended.callback(getattr(reason.value, "exitCode", None))
+        """It is gone; `ended` fires with its exit status, or minus the signal that ended it."""
+        signal = getattr(reason.value, "signal", None)
+        status = getattr(reason.value, "exitCode", None)
+        self.ended.callback(-signal if status is None and signal else status)
 
     async def stop(self) -> int | None:
-        """End it as Kubernetes would, with SIGTERM; returns its exit status."""
+        """End it as Kubernetes would, with SIGTERM; returns how it ended."""
         transport = self.transport
         assert transport is not None and IProcessTransport.providedBy(transport)
         if not self.ended.called:

@@ -137,7 +137,7 @@ exit 0
 
 
 def render_cancel(*, root: str, name: str, jobid: str, force: bool) -> str:
-    """Cancel a job of that id and name, after noting that it was cancelled.
+    """Cancel a job of that id and name, after noting that it was cancelled, when it is ours.
 
     Without `force` Slurm sends SIGTERM and, KillWait seconds later, SIGKILL; with it every process
     of the job's step is killed first.
@@ -147,9 +147,12 @@ def render_cancel(*, root: str, name: str, jobid: str, force: bool) -> str:
     # Cancelled as a whole a job always gets KillWait; its step, which is all of it, can be killed.
     kill = f"scancel --quiet --signal=KILL {filters} {jobid}.0\n" if force else ""
     return f"""{_NEUTRAL}umask 077
-{_folder(root)}mkdir -p "$root/jobs/{jobid}" &&
-    printf '%s\\n' {quote(name)} >"$root/jobs/{jobid}/name" &&
-    date +%s >"$root/jobs/{jobid}/cancelled"
+{_folder(root)}if [ "$(cat "$root"/submit/{quote(name)}/jobid 2>/dev/null)" = {jobid} ] ||
+    [ "$(head -n 1 "$root/jobs/{jobid}/name" 2>/dev/null)" = {quote(name)} ]; then
+    mkdir -p "$root/jobs/{jobid}" &&
+        printf '%s\\n' {quote(name)} >"$root/jobs/{jobid}/name" &&
+        date +%s >"$root/jobs/{jobid}/cancelled"
+fi
 {kill}exec scancel {filters} {_checked_jobid(jobid)}
 """
 

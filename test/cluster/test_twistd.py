@@ -100,7 +100,7 @@ class TwistdTests(TestCase):
         self.assertIn("refused", (await ready.json())["reason"])
 
     async def test_term(self) -> None:
-        """SIGTERM: a request in flight is answered, then the process ends with status 0."""
+        """SIGTERM: a request in flight is answered, then the process ends as twistd does, by it."""
         self.start()
         await self.until_logged("Entering main loop")
         agent = Agent(reactor)
@@ -110,7 +110,7 @@ class TwistdTests(TestCase):
         self.daemon.transport.signalProcess(signal.SIGTERM)  # type: ignore[union-attr]
         response = await asking
         self.assertEqual((response.code, await response.json()), (200, []))
-        self.assertEqual(await self.daemon.ended, 0)
+        self.assertEqual(await self.daemon.ended, -signal.SIGTERM)
 
     def test_wrong_configuration(self) -> None:
         """Every problem is told at once, and nothing is started."""
