@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from jarvice_slurmd.ssh.shell import PreambleFilter, make_nonce, render_invocation
+from jarvice_slurmd.ssh.shell import PreambleFilter, encode_script, make_nonce, render_invocation
 
 # Each with a start-up file that `SHELL -c` reads, where the shell has one.
 _SHELLS = ("sh", "dash", "bash", "tcsh", "zsh", "fish")
@@ -22,7 +22,7 @@ def _run(
     shell: str, script: str, stdin: bytes = b"", *, cut: int = 0, home: str | None = None
 ) -> tuple[int, bytes, bytes]:
     """Run as sshd does: the status, and stdout and stderr without their preamble."""
-    call = render_invocation(script, nonce=make_nonce(), seconds=30)
+    call = render_invocation(encode_script(script), nonce=make_nonce(), seconds=30)
     env = {"PATH": "/usr/bin:/bin", "HOME": home or "/nonexistent"}
     if home is not None:
         env["BASH_ENV"] = f"{home}/.bashrc"
@@ -111,11 +111,17 @@ class LoginShellTests(SynchronousTestCase):
 
     def test_nul(self) -> None:
         """A NUL would end the text early in some shells: refused here."""
-        self.assertRaises(ValueError, render_invocation, "a\0b", nonce="n", seconds=1)
+        self.assertRaises(ValueError, encode_script, "a\0b")
+
+    def test_bytes(self) -> None:
+        """Bytes that are no UTF-8 get through text that was decoded with surrogateescape."""
+        script = b"printf '\xff\xc3\xa4'".decode("utf-8", "surrogateescape")
+        self.assertEqual(_run("/bin/sh", script), (0, b"\xff\xc3\xa4", b""))
+        self.assertRaises(ValueError, encode_script, "\ud800")
 
     def test_line_is_short(self) -> None:
         """The exec line does not grow with the script, and holds nothing of it."""
-        line = render_invocation("secret" * 100_000, nonce=make_nonce(), seconds=3600).exec_line
+        line = render_invocation(b"secret" * 100_000, nonce=make_nonce(), seconds=3600).exec_line
         self.assertLess(len(line), 400)
         self.assertNotIn(b"secret", line)
 
