@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-from hypothesis import given
 from twisted.trial.unittest import SynchronousTestCase
 
 from jarvice_slurmd.interfaces import CommandResult
@@ -15,7 +14,6 @@ from jarvice_slurmd.slurm.commands import (
     render_root,
     render_submit,
 )
-from test.properties import names, property_test, words
 from test.slurm.sandbox import Sandbox
 
 _NODE = b"echo node\n'\"\\\xff\n"
@@ -269,40 +267,3 @@ class RefusedTests(SubmitTestCase):
         self.node.stub("sbatch", f"mkdir '{self.submission}/jobid.new'; echo 41")
         result = self.submit()
         self.assertEqual((result.status, result.stdout), (0, b"41\n"))
-
-
-class QuotingTests(SubmitTestCase):
-    """What is quoted comes back from a real shell unchanged."""
-
-    @given(names)
-    @property_test(60)
-    def test_name(self, name: str) -> None:
-        """A job's name as folder, as file content and as squeue's argument."""
-        self.node.forget_calls()
-        shutil.rmtree(self.node.root, ignore_errors=True)
-        self.node.stub("squeue", "echo 41")
-        (self.node.root / "submit" / name).mkdir(parents=True, exist_ok=True)
-        (self.node.root / "submit" / name / "intent").touch()
-        result = self.node.run(_submit(name), _NODE + _BATCH)
-        self.assertEqual((result.status, result.stdout), (0, b"41\n"), result.stderr)
-        self.assertIn(f"--name=jarvice_{name}", self.node.calls("squeue")[0])
-
-    @given(names)
-    @property_test(40)
-    def test_name_of_a_number(self, name: str) -> None:
-        """The note that leads from number to name holds the name."""
-        shutil.rmtree(self.node.root, ignore_errors=True)
-        self.node.run(_submit(name), _NODE + _BATCH)
-        self.assertEqual((self.node.root / "numbers" / "7").read_text("utf-8"), f"{name}\n")
-
-    @given(words.filter(lambda text: "/" not in text))
-    @property_test(30)
-    def test_scratch_folder(self, folder: str) -> None:
-        """A scratch folder of any name."""
-        scratch = self.node.folder / "scratch" / f"_{folder}"
-        scratch.mkdir(parents=True, exist_ok=True)
-        script = render_submit(
-            root=render_root(f"{scratch}/"), name="x", number=1, options=(), node_script_bytes=0
-        )
-        self.assertEqual(self.node.run(script).stdout, b"41\n")
-        self.assertEqual((scratch / ".jarvice" / "numbers" / "1").read_text(), "x\n")
