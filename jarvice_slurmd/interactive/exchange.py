@@ -7,56 +7,36 @@ of bodies go on as they come, in the pieces they come in.
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from inspect import isawaitable
 from typing import TYPE_CHECKING, Final
 
-from attrs import frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from jarvice_slurmd.errors import JarviceSlurmdError, NotConnectedError
-from jarvice_slurmd.interactive.forwarding import forward_request, public_site, return_response
-from jarvice_slurmd.interactive.framing import BadFramingError, Body, ChunkedBody, ClosedBody
+from jarvice_slurmd.errors import JarviceSlurmdError
+from jarvice_slurmd.interactive.forwarding import forward_request
+from jarvice_slurmd.interactive.framing import BadFramingError, Body
 from jarvice_slurmd.interactive.head import (
-    HEAD_END,
     BadHeadError,
     RequestHead,
-    ResponseHead,
-    field_values,
-    parse_response_head,
     render_request_head,
-    render_response_head,
-    response_body,
     wants_close,
     wants_websocket,
 )
 from jarvice_slurmd.interactive.interfaces import Api, Page, Route, Target
 from jarvice_slurmd.interactive.pages import ServiceEndedError, render_answer, render_error_page
+from jarvice_slurmd.interactive.reach import Reached
 from jarvice_slurmd.interactive.relay import pair, part
-from jarvice_slurmd.interactive.upstream import TunnelKey, Upstream, open_tunnel
+from jarvice_slurmd.interactive.response import ResponseReader
+from jarvice_slurmd.interactive.upstream import Upstream
 
 if TYPE_CHECKING:
     from jarvice_slurmd.interactive.front import FrontChannel
 
-RETRY_SECONDS: Final = 0.5
 # Methods that may be sent twice when a kept connection turns out to be closed (RFC 9110 §9.2.1).
 _SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 _log = Logger()
-
-
-@frozen
-class _Reached:
-    """Whose the request is and the connection that answers it."""
-
-    route: Target | Api
-    upstream: Upstream
-
-
-def _time_out(result: object, seconds: float) -> None:
-    raise TimeoutError(f"There was no connection within {seconds:g} s.")
 
 
 class Exchange:
@@ -69,35 +49,26 @@ class Exchange:
         self._front = front
         self._head = head
         self._request = body
-        self._response: Body
-        self._route: Target | Api | None = None
-        self._upstream: Upstream | None = None
-        self._reaching: Deferred[None] | None = None
-        self._received = b""
-        self._payload: list[bytes] | None = None
-        self._response_begun = False
-        self._response_done = False
-        self._keep_upstream = False
         self._websocket = wants_websocket(head) and body.done
+        self._target: Target | None = None
+        self._upstream: Upstream | None = None
+        self._response: ResponseReader | None = None
+        self._reaching: Deferred[None] | None = None
+        self._answered = False
         self._left = False
-        # The next request may follow on this connection.
-        self.keep_front = bool(head.minor) and not wants_close(head.headers)
+        # The next request may follow on this connection, if the response allows it.
+        self._keep = bool(head.minor) and not wants_close(head.headers)
         # Grows with each piece of the response that went to the browser.
         self.pieces = 0
-
-    @property
-    def request_done(self) -> bool:
-        """Whether the request's last byte has come."""
-        return self._request.done
 
     def start(self) -> None:
         """Find out whose the request is, and go on from there."""
         try:
             route = self._front.settings.router.route(self._head)
             if isinstance(route, Page):
-                self.answer(route)
+                self._answer(route)
             elif isinstance(route, Api):
-                self._use(_Reached(route, self._front.take_site()))
+                self._use(self._front.reach.site())
             else:
                 self._reach(route)
         except Exception:
@@ -106,61 +77,26 @@ class Exchange:
     # Reaching what answers.
 
     def _reach(self, route: Route | Awaitable[Route]) -> None:
-        limits = self._front.settings.limits
-        reaching = Deferred.fromCoroutine(self._reach_within(route, limits.link_wait))
+        settings = self._front.settings
+        reaching = Deferred.fromCoroutine(self._reach_and_use(route))
         self._reaching = reaching
-        reaching.addTimeout(limits.open_timeout, self._front.settings.clock, _time_out)
+        reaching.addTimeout(settings.limits.open_timeout, settings.clock, _time_out)
         reaching.addErrback(self._fail)
 
-    async def _reach_within(self, route: Route | Awaitable[Route], seconds: float) -> None:
-        clock = self._front.settings.clock
-        deadline = clock.seconds() + seconds
-        while True:
-            try:
-                reached = await self._reach_once(route)
-                break
-            except NotConnectedError:
-                # Nothing was sent: once there is a link again it is as if it had been there.
-                if clock.seconds() >= deadline:
-                    raise
-            await deferLater(clock, RETRY_SECONDS)
-            route = self._front.settings.router.route(self._head)
+    async def _reach_and_use(self, route: Route | Awaitable[Route]) -> None:
+        reuse = self._head.method in _SAFE and self._request.done and not self._websocket
+        reached = await self._front.reach.find(self._head, route, reuse=reuse)
         self._reaching = None
         if isinstance(reached, Page):
-            self.answer(reached)
+            self._answer(reached)
         else:
             self._use(reached)
 
-    async def _reach_once(self, route: Route | Awaitable[Route]) -> _Reached | Page:
-        settings = self._front.settings
-        found = await route if isawaitable(route) else route
-        assert isinstance(found, Target | Api | Page)
-        if isinstance(found, Page):
-            return found
-        if isinstance(found, Api):
-            return _Reached(found, self._front.take_site())
-        upstream = None
-        # Only what may be sent again is sent on a connection that may be closing meanwhile.
-        if self._head.method in _SAFE and self._request.done and not self._websocket:
-            upstream = self._front.idle.take(TunnelKey(found.number, found.host, found.port))
-        if upstream is None:
-            upstream = await open_tunnel(
-                settings.opener,
-                found,
-                clock=settings.clock,
-                close_timeout=settings.limits.close_timeout,
-            )
-        return _Reached(found, upstream)
-
-    def _use(self, reached: _Reached) -> None:
+    def _use(self, reached: Reached) -> None:
         front = self._front
-        self._route = reached.route
-        self._upstream = upstream = reached.upstream
-        upstream.sink = self._response_head
-        upstream.on_end = self._upstream_ended
-        pair(front, upstream)
         head = self._head
         if isinstance(reached.route, Target):
+            self._target = reached.route
             head = forward_request(
                 head,
                 target=reached.route,
@@ -168,6 +104,17 @@ class Exchange:
                 rules=front.settings.rules,
                 websocket=self._websocket,
             )
+        self._response = ResponseReader(
+            request=self._head,
+            target=self._target,
+            websocket=self._websocket,
+            keep=self._keep,
+            max_head=front.settings.limits.max_head,
+        )
+        self._upstream = upstream = reached.upstream
+        upstream.sink = self._response_bytes
+        upstream.on_end = self._upstream_ended
+        pair(front, upstream)
         upstream.transport.write(render_request_head(head))
         if not self._request.done and self._upstream is upstream:
             front.send_body_to(self._request_bytes)
@@ -183,14 +130,14 @@ class Exchange:
             size = self._request.feed(data)
         except BadFramingError as error:
             self._abandon_upstream()
-            self._front.refuse(400, str(error), self._head, answered=self._response_begun)
+            self._front.refuse(400, str(error), self._head, answered=self._answered)
             return
-        answered = self._response_done
+        ended = self._response is not None and self._response.done
         if self._request.done:
             self._front.collect_again(data[size:])
         # The API's own site may answer within this call, and the next request begin.
         upstream.transport.write(data if size == len(data) else data[:size])
-        if answered and self._request.done and self._upstream is upstream:
+        if ended and self._request.done and self._upstream is upstream:
             self._finish()
 
     def browser_ended_writing(self) -> None:
@@ -199,7 +146,6 @@ class Exchange:
             self.browser_left(clean=False)
             self._front.abort()
         elif self._upstream is not None and not self._front.collected:
-            self._keep_upstream = False
             self._upstream.end_writing()
 
     def browser_left(self, *, clean: bool) -> None:
@@ -207,109 +153,30 @@ class Exchange:
         self._left = True
         if self._reaching is not None:
             self._reaching.cancel()
-        upstream = self._upstream
-        if upstream is not None:
-            self._upstream = None
-            part(upstream)
-            upstream.let_go()
-            if clean and self._request.done:
-                upstream.close()
-            else:
-                upstream.abort()
+        self._abandon_upstream(clean=clean and self._request.done)
 
     # From what answers.
 
-    def _response_head(self, data: bytes) -> None:
-        self._received += data
-        while self._upstream is not None:
-            end = HEAD_END.search(self._received)
-            size = end.end() if end else len(self._received)
-            try:
-                if size > self._front.settings.limits.max_head:
-                    raise BadHeadError("The service's answer has too large a head.", 502)
-                if end is None:
-                    return
-                block, self._received = self._received[:size], self._received[size:]
-                head = parse_response_head(block)
-                if head.status == 101:
-                    self._switch(head)
-                    return
-                if head.status < 200:
-                    if self._head.minor:
-                        self._write(self._returned(head, block))
-                    continue
-                self._begin_response(head, block)
-                return
-            except BadHeadError as error:
-                _log.warn("A service's answer can't be passed on: {error}", error=error)
-                self._abandon_upstream()
-                self._broken(ServiceEndedError(str(error)), clean=False)
-                return
-
-    def _begin_response(self, head: ResponseHead, block: bytes) -> None:
-        assert self._upstream is not None
-        body = response_body(head, self._head.method)
-        chunked = isinstance(body, ChunkedBody)
-        if isinstance(body, ClosedBody) or wants_close(head.headers):
-            self.keep_front = self.keep_front and (
-                isinstance(self._route, Target) and not isinstance(body, ClosedBody)
-            )
-        if chunked and not self._head.minor:
-            self._payload = []
-            body = ChunkedBody(self._payload)
-        # Two framings in one response: read as RFC 9112 §6.3 says, and not trusted further.
-        doubtful = chunked and (
-            not head.minor or bool(field_values(head.headers, b"content-length"))
-        )
-        self._keep_upstream = (
-            bool(head.minor)
-            and not doubtful
-            and not wants_close(head.headers)
-            and not isinstance(body, ClosedBody)
-        )
-        self._response = body
-        self._response_begun = True
-        rest, self._received = self._received, b""
-        head_block = self._returned(head, block)
-        self._upstream.sink = self._response_bytes
-        if body.done:
-            self._write(head_block)
-            self._keep_upstream = self._keep_upstream and not rest
-            self._response_ended()
-        elif rest and self._payload is None:
-            self._response_bytes(rest, head_block)
-        else:
-            self._write(head_block)
-            self._response_bytes(rest)
-
-    def _returned(self, head: ResponseHead, block: bytes) -> bytes:
-        if not isinstance(self._route, Target):
-            return block
-        unchunk = not self._head.minor
-        site = public_site(self._head, self._route)
-        answer = return_response(head, site=site, close=not self.keep_front, unchunk=unchunk)
-        return render_response_head(answer)
-
-    def _response_bytes(self, data: bytes, before: bytes = b"") -> None:
+    def _response_bytes(self, data: bytes) -> None:
+        response = self._response
+        assert response is not None
         try:
-            size = self._response.feed(data)
-        except BadFramingError as error:
+            piece = response.receive(data)
+        except (BadHeadError, BadFramingError) as error:
             _log.warn("A service's answer can't be passed on: {error}", error=error)
             self._abandon_upstream()
             self._broken(ServiceEndedError(str(error)), clean=False)
             return
-        if self._payload is not None:
-            piece = b"".join(self._payload)
-            self._payload.clear()
-        else:
-            piece = data if size == len(data) else data[:size]
-        self._write(before + piece if before else piece)
-        if self._response.done:
-            self._keep_upstream = self._keep_upstream and size == len(data)
+        if piece:
+            self.pieces += 1
+            self._answered = self._answered or response.begun
+            self._front.transport.write(piece)
+        if response.done:
             self._response_ended()
+        elif response.switched:
+            self._switch(response.received)
 
     def _response_ended(self) -> None:
-        self._response_done = True
         assert self._upstream is not None
         # Whatever it still says is said to nobody; its end is told to `_upstream_ended`.
         self._upstream.sink = self._unexpected
@@ -317,61 +184,58 @@ class Exchange:
             self._finish()
 
     def _unexpected(self, data: bytes) -> None:
-        self._keep_upstream = False
+        assert self._response is not None
+        self._response.reusable = False
+
+    def _switch(self, received: bytes) -> None:
+        upstream = self._upstream
+        assert upstream is not None
+        self._upstream = None
+        upstream.let_go()
+        self._front.become_relay(upstream, received)
 
     def _upstream_ended(self, clean: bool) -> None:
         upstream = self._upstream
-        if upstream is None:
-            return
-        reused = upstream.used
-        begun = self._response_begun or bool(self._received)
+        response = self._response
+        assert upstream is not None
+        assert response is not None
         self._abandon_upstream(clean=clean)
-        if self._response_done:
-            # Its answer came before the end of the request, whose rest nobody wants now.
+        if response.done or (clean and response.until_close):
+            # Where the request has not ended yet nobody wants its rest now.
             self._front.finish()
-        elif self._response_begun:
-            if clean and isinstance(self._response, ClosedBody):
-                self._front.finish()
-            else:
-                self._broken(None, clean=clean and not isinstance(self._response, ClosedBody))
-        elif reused and not begun and isinstance(self._route, Target):
-            self._reach(self._route)
-        elif isinstance(self._route, Api):
+        elif response.begun:
+            self._broken(None, clean=clean)
+        elif self._target is None:
             self._front.finish()
+        elif upstream.used and not response.received:
+            # It was closing when the request was sent, which is one that may be sent again.
+            self._reach(self._target)
         else:
             self._broken(ServiceEndedError("The application closed the connection."), clean=clean)
 
     # Ends.
 
-    def answer(self, page: Page) -> None:
-        """Answer with a page of our own."""
-        self.keep_front = self.keep_front and self._request.done
-        self._response_begun = True
+    def _answer(self, page: Page) -> None:
+        keep = self._keep and self._request.done
+        self._answered = True
+        self.pieces += 1
         bodiless = self._head.method == b"HEAD"
-        self._write(render_answer(page, close=not self.keep_front, bodiless=bodiless))
-        self._front.exchange_done(keep=self.keep_front)
-
-    def _switch(self, head: ResponseHead) -> None:
-        upstream = self._upstream
-        assert upstream is not None
-        if not (isinstance(self._route, Target) and self._websocket):
-            raise BadHeadError("The service switches to a protocol that nobody asked for.", 502)
-        self._write(self._returned(head, b""))
-        upstream.let_go()
-        self._upstream = None
-        self._front.become_relay(upstream, self._received)
+        self._front.transport.write(render_answer(page, close=not keep, bodiless=bodiless))
+        self._front.exchange_done(keep=keep)
 
     def _finish(self) -> None:
         upstream = self._upstream
+        response = self._response
         assert upstream is not None
+        assert response is not None
         self._upstream = None
         part(upstream)
         upstream.let_go()
-        if self._keep_upstream and not upstream.read_ended and not upstream.write_ended:
-            self._front.idle.keep(upstream)
+        if response.reusable and not upstream.read_ended and not upstream.write_ended:
+            self._front.reach.idle.keep(upstream)
         else:
             upstream.close()
-        self._front.exchange_done(keep=self.keep_front)
+        self._front.exchange_done(keep=response.keep)
 
     def _abandon_upstream(self, *, clean: bool = False) -> None:
         upstream = self._upstream
@@ -391,14 +255,13 @@ class Exchange:
         self._broken(failure.value, clean=False)
 
     def _broken(self, error: BaseException | None, *, clean: bool) -> None:
-        if error is not None and not self._response_begun:
-            self.answer(render_error_page(error, self._head.headers))
+        if error is not None and not self._answered:
+            self._answer(render_error_page(error, self._head.headers))
         elif clean:
             self._front.close()
         else:
             self._front.abort()
 
-    def _write(self, data: bytes) -> None:
-        if data:
-            self.pieces += 1
-            self._front.transport.write(data)
+
+def _time_out(result: object, seconds: float) -> None:
+    raise TimeoutError(f"There was no connection within {seconds:g} s.")

@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from attrs import field, frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
     IProtocolFactory,
-    IReactorTime,
     ISSLTransport,
 )
 from twisted.internet.protocol import ServerFactory
 from zope.interface import implementer
 
 from jarvice_slurmd.interactive.exchange import Exchange
-from jarvice_slurmd.interactive.forwarding import Caller, Rules
+from jarvice_slurmd.interactive.forwarding import Caller
+from jarvice_slurmd.interactive.front_settings import FrontSettings
 from jarvice_slurmd.interactive.head import (
     HEAD_END,
     BadHeadError,
@@ -30,49 +29,12 @@ from jarvice_slurmd.interactive.head import (
     parse_request_head,
     request_body,
 )
-from jarvice_slurmd.interactive.interfaces import IRouter
 from jarvice_slurmd.interactive.pages import render_answer, render_bad_request_page
+from jarvice_slurmd.interactive.reach import Reach
 from jarvice_slurmd.interactive.relay import BUFFER_FULL, End, discard, join
-from jarvice_slurmd.interactive.upstream import IdleUpstreams, Upstream, open_site
-from jarvice_slurmd.interfaces import ITunnelOpener
+from jarvice_slurmd.interactive.upstream import Upstream
 
 MAX_COLLECTED: Final = 64 * 1024
-
-
-@frozen(kw_only=True)
-class FrontLimits:
-    """Bounds of one connection, in bytes and seconds.
-
-    `max_head`: a request's or response's head. `head_timeout`: from the first byte of a head to
-    its last. `keep_alive`: between requests; longer than an ingress keeps its own connections.
-    `link_wait`: how long a request waits for a lost SSH link. `open_timeout`: for all that comes
-    before a job's service is connected. `tunnel_keep`: an unused tunnel's life. `leave_timeout`:
-    how long nothing may come for a browser that has half-closed until it counts as gone.
-    `linger`: after the last response, for the browser's own close. `close_timeout`: for a far end
-    to take what is still buffered. Nothing bounds a response, an upload or a WebSocket.
-    """
-
-    max_head: int = 64 * 1024
-    head_timeout: float = 20.0
-    keep_alive: float = 75.0
-    link_wait: float = 10.0
-    open_timeout: float = 30.0
-    tunnel_keep: float = 30.0
-    leave_timeout: float = 10.0
-    linger: float = 5.0
-    close_timeout: float = 60.0
-
-
-@frozen(kw_only=True)
-class FrontSettings:
-    """What a listener needs; `site` is the API's own, None where the router never says `Api`."""
-
-    router: IRouter
-    opener: ITunnelOpener
-    clock: IReactorTime
-    site: IProtocolFactory | None = None
-    rules: Rules = field(factory=Rules)
-    limits: FrontLimits = field(factory=FrontLimits)
 
 
 class FrontChannel(End):
@@ -82,7 +44,7 @@ class FrontChannel(End):
         limits = settings.limits
         super().__init__(clock=settings.clock, close_timeout=limits.close_timeout)
         self.settings = settings
-        self.idle = IdleUpstreams(clock=settings.clock, timeout=limits.tunnel_keep)
+        self.reach: Reach
         self.caller = Caller(address=b"unknown")
         self.sink = self._collect
         self._on_end = on_end
@@ -100,6 +62,7 @@ class FrontChannel(End):
             address=str(address).encode("ascii", "replace"),
             secure=ISSLTransport.providedBy(self.transport),
         )
+        self.reach = Reach(self.settings, self.transport, secure=self.caller.secure)
         self._settle()
 
     # What the exchange asks for.
@@ -108,16 +71,6 @@ class FrontChannel(End):
     def collected(self) -> int:
         """How many bytes of requests have come that no exchange has taken yet."""
         return len(self._input)
-
-    def take_site(self) -> Upstream:
-        """A connection to the API's own site."""
-        assert self.settings.site is not None, "a router sent a request to an API that is not here"
-        return self.idle.take(None) or open_site(
-            self.settings.site,
-            self.transport,
-            secure=self.caller.secure,
-            clock=self.settings.clock,
-        )
 
     def send_body_to(self, sink: Callable[[bytes], object]) -> None:
         """Give the bytes that follow, and those that came already, to an exchange."""
@@ -144,7 +97,7 @@ class FrontChannel(End):
         self._exchange = None
         self._over = True
         self._stop_timer()
-        self.idle.clear()
+        self.reach.idle.clear()
         collected = self._take_input()
         join(self, upstream)
         if received:
@@ -174,7 +127,7 @@ class FrontChannel(End):
         self._over = True
         self._input.clear()
         self.sink = discard
-        self.idle.clear()
+        self.reach.idle.clear()
         if self.read_ended:
             self.close()
             return
@@ -210,7 +163,7 @@ class FrontChannel(End):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.browser_left(clean=clean)
-        self.idle.clear()
+        self.reach.idle.clear()
         self._on_end(self)
 
     # Requests, one after another.

@@ -23,7 +23,8 @@ from zope.interface import implementer
 
 from jarvice_slurmd.errors import TunnelConnectError
 from jarvice_slurmd.interactive.forwarding import Rules
-from jarvice_slurmd.interactive.front import FrontFactory, FrontLimits, FrontSettings
+from jarvice_slurmd.interactive.front import FrontFactory
+from jarvice_slurmd.interactive.front_settings import FrontLimits, FrontSettings
 from jarvice_slurmd.interactive.head import RequestHead
 from jarvice_slurmd.interactive.interfaces import Api, IRouter, Route, Target
 from jarvice_slurmd.interactive.pages import render_unknown_page
