@@ -24,7 +24,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import alsoProvides, implementer
+from zope.interface import implementer
 
 MAX_BUFFERED: Final = 64 * 1024
 
@@ -84,10 +84,10 @@ class MemoryTransport:
             self.disconnecting = self._end_of_write = True
             self._clock.callLater(0, self._end, ConnectionAborted(), ConnectionLost())
 
-    def getPeer(self) -> IAddress:
+    def getPeer(self) -> Any:
         return self._peer
 
-    def getHost(self) -> IAddress:
+    def getHost(self) -> Any:
         return self._host
 
     # IConsumer
@@ -166,11 +166,26 @@ class MemoryTransport:
                 side.protocol.connectionLost(Failure(reason))
 
 
-class _SecureMemoryTransport(MemoryTransport):
+@implementer(ISSLTransport)
+class SecureMemoryTransport(MemoryTransport):
     """Says that the outer connection is TLS, which is what `Request.isSecure` looks for."""
 
-    def getPeerCertificate(self) -> Any:
+    def getPeerCertificate(self) -> object:
         return None
+
+    # What else the interface wants means nothing without a socket.
+
+    def getTcpNoDelay(self) -> bool:
+        return True
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+    def getTcpKeepAlive(self) -> bool:
+        return False
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        pass
 
 
 def connect_in_memory(
@@ -184,9 +199,7 @@ def connect_in_memory(
 ) -> None:
     """Join two protocols. `far` is told that its connection came from `peer` to `host`."""
     near_side = MemoryTransport(clock, host, peer)
-    far_side = (_SecureMemoryTransport if secure else MemoryTransport)(clock, peer, host)
-    if secure:
-        alsoProvides(far_side, ISSLTransport)
+    far_side = (SecureMemoryTransport if secure else MemoryTransport)(clock, peer, host)
     near_side.other, far_side.other = far_side, near_side
     near_side.protocol, far_side.protocol = near, far
     far.makeConnection(far_side)

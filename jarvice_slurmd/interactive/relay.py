@@ -23,6 +23,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from jarvice_slurmd.interactive.vitality import is_gone, watch_peer
+
+HELD_SECONDS: Final = 15.0
 # Why an end is not read.
 PEER_FULL: Final = 1
 BUFFER_FULL: Final = 2
@@ -57,6 +60,7 @@ class End(Protocol):
         self._close_timeout = close_timeout
         self._close_call: IDelayedCall | None = None
         self._holds = 0
+        self._held_call: IDelayedCall | None = None
         self._joined = False
 
     # What the transport calls.
@@ -64,7 +68,7 @@ class End(Protocol):
     def connectionMade(self) -> None:
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
-            self.transport.setTcpKeepAlive(True)
+            watch_peer(self.transport)
         self.transport.registerProducer(self, True)
         self.connected_()
 
@@ -91,9 +95,10 @@ class End(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = True
         self.sink = discard
-        if self._close_call is not None:
-            self._close_call.cancel()
-            self._close_call = None
+        for call in (self._close_call, self._held_call):
+            if call is not None:
+                call.cancel()
+        self._close_call = self._held_call = None
         clean = reason.check(ConnectionDone) is not None
         peer = self.peer
         joined = self._joined
@@ -137,6 +142,8 @@ class End(Protocol):
         """Stop reading for one of the reasons above."""
         if not self._holds and not self.lost:
             self.transport.pauseProducing()
+            if self._held_call is None:
+                self._held_call = self._clock.callLater(HELD_SECONDS, self._check_held)
         self._holds |= reason
 
     def release(self, reason: int) -> None:
@@ -181,6 +188,15 @@ class End(Protocol):
             self.transport.loseConnection()
         else:
             abort()
+
+    def _check_held(self) -> None:
+        # A socket that is not read does not tell of a reset; a stalled job would keep it for ever.
+        self._held_call = None
+        if self._holds:
+            if is_gone(self.transport):
+                self.abort()
+            else:
+                self._held_call = self._clock.callLater(HELD_SECONDS, self._check_held)
 
     def _give_up(self) -> None:
         self._close_call = None

@@ -22,6 +22,7 @@ from jarvice_slurmd.interactive.interfaces import (
 )
 from jarvice_slurmd.interactive.pages import (
     render_moved_page,
+    render_page,
     render_unknown_page,
     render_waiting_page,
 )
@@ -31,6 +32,7 @@ _DOMAIN: Final = re.compile(
 )
 _NUMBER: Final = rb"([1-9][0-9]{0,17})"
 _API: Final = Api()
+_NOT_FROM_HERE: Final = "The API of this cluster does not answer requests that a web page makes."
 
 
 @frozen(kw_only=True)
@@ -120,7 +122,11 @@ class JobRouter:
             address = self.domain.parse_address(head.target, host)
             if address is not None:
                 return self._find(head, address)
-        return _API if self.api else render_unknown_page(request=head.headers)
+        if not self.api:
+            return render_unknown_page(request=head.headers)
+        if self.domain is not None and _comes_from_a_page(head):
+            return render_page(403, "Not from here", _NOT_FROM_HERE, request=head.headers)
+        return _API
 
     async def _find(self, head: RequestHead, address: JobAddress) -> Route:
         found = await self.directory.resolve(address.number)
@@ -129,6 +135,13 @@ class JobRouter:
         if isinstance(found, Waiting):
             return render_waiting_page(address.number, found, head.headers)
         return render_unknown_page(address.number, head.headers)
+
+
+def _comes_from_a_page(head: RequestHead) -> bool:
+    # By path a job's pages share the API's origin, and whoever may call the API may have its
+    # password cached in his browser: no page's script, form or frame is to call it in his name.
+    site = field_values(head.headers, b"sec-fetch-site")
+    return bool(field_values(head.headers, b"origin")) or site not in ([], [b"none"])
 
 
 def _aim(head: RequestHead, address: JobAddress, service: Service) -> Target | Page:

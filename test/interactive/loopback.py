@@ -224,6 +224,10 @@ class GatewayCase(TestCase):
 
     def start(self, **changes: Any) -> FrontFactory:
         """Listen; `changes` are fields of `FrontSettings`."""
+        return self.listen(reactor.listenTCP, **changes)
+
+    def listen(self, listen: Callable[..., Any], **changes: Any) -> FrontFactory:
+        """Listen by a method of the reactor's."""
         settings = FrontSettings(
             router=self.router,
             opener=self.opener,
@@ -233,7 +237,7 @@ class GatewayCase(TestCase):
             limits=self.limits,
         )
         self.front = FrontFactory(evolve(settings, **changes))
-        self.port = reactor.listenTCP(0, self.front, interface="127.0.0.1")
+        self.port = listen(0, self.front, interface="127.0.0.1")
         self.addCleanup(self._stop, self.port, self.front)
         return self.front
 

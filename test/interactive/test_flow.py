@@ -10,7 +10,8 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from jarvice_slurmd.interactive.relay import BUFFER_FULL, End, join
+from jarvice_slurmd.interactive.relay import BUFFER_FULL, HELD_SECONDS, End, join
+from jarvice_slurmd.interactive.vitality import is_gone
 from test.interactive.loopback import GatewayCase, Peer, eventually, reactor
 
 PIECE = b"x" * 65536
@@ -99,6 +100,23 @@ class StallTests(GatewayCase):
             await self.reads_on(client, sent)
             client.reset()
             await service.gone()
+
+    async def test_browser_that_leaves_a_stalled_upload(self) -> None:
+        client, service = await self.ask(
+            b"PUT /job1/ HTTP/1.1\r\nHost: d\r\nContent-Length: 1073741824\r\n\r\n"
+        )
+        service.transport.pauseProducing()
+        await self.stalled(Flood(client, 1 << 30))
+        client.reset()
+        await client.gone()
+        (channel,) = self.front.channels
+        await eventually(lambda: is_gone(channel.transport))
+        self.assertFalse(channel.lost)  # Nobody told: it is not read.
+        self.clock.advance(HELD_SECONDS)
+        await eventually(lambda: channel.lost)
+        service.counting = True
+        service.transport.resumeProducing()
+        await service.gone()
 
     async def reads_on(self, reader: Peer, sent: int) -> None:
         await reader.when(lambda: reader.count > sent + 10_000_000)

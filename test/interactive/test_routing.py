@@ -14,7 +14,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from jarvice_slurmd.errors import NotConnectedError
-from jarvice_slurmd.interactive.head import RequestHead
+from jarvice_slurmd.interactive.head import Headers, RequestHead
 from jarvice_slurmd.interactive.interfaces import (
     Api,
     IJobDirectory,
@@ -133,12 +133,14 @@ class _Directory:
 
 
 class RouterTests(SynchronousTestCase):
-    def route(self, target: bytes, host: bytes = b"d.com", **kw: Any) -> Route:
+    def route(
+        self, target: bytes, host: bytes = b"d.com", fields: Headers = (), **kw: Any
+    ) -> Route:
         settings = {"domain": BY_PATH, "directory": _Directory(), **kw}
         router = JobRouter(**settings)
         verifyObject(IRouter, router)
         verifyObject(IJobDirectory, settings["directory"])
-        head = RequestHead(method=b"GET", target=target, headers=((b"Host", host),))
+        head = RequestHead(method=b"GET", target=target, headers=((b"Host", host), *fields))
         route = router.route(head)
         if isinstance(route, Api | Page | Target):
             return route
@@ -152,6 +154,18 @@ class RouterTests(SynchronousTestCase):
         page = self.route(b"/running", api=False)
         assert isinstance(page, Page)
         self.assertEqual(page.status, 404)
+
+    def test_no_page_calls_the_api(self) -> None:
+        for name, value, status in (
+            (b"Origin", b"https://d.com", 403),
+            (b"Sec-Fetch-Site", b"same-origin", 403),
+            (b"Sec-Fetch-Site", b"cross-site", 403),
+            (b"Sec-Fetch-Site", b"none", None),
+            (b"Referer", b"https://d.com/job1/", None),
+        ):
+            page = self.route(b"/submit", fields=((name, value),))
+            self.assertEqual(page.status if isinstance(page, Page) else None, status)
+            self.assertIsInstance(self.route(b"/job1/", fields=((name, value),)), Target)
 
     def test_jobs(self) -> None:
         self.assertEqual(
