@@ -43,6 +43,10 @@ fail() {
     exit 1
 }
 
+# Slurm may have given out this id before: another job's records don't answer for this one.
+if [ -e "$job/name" ] && [ "$(cat "$job/name")" != "$jarvice_name" ]; then
+    rm -rf "$jarvice_root/jobs/${SLURM_JOB_ID:?}"
+fi
 mkdir -p "$job" || {
     echo "jarvice-slurmd: the job's folder $job can't be made on $(hostname); is it shared with the login node?" >&2
     exit 1
@@ -103,8 +107,9 @@ if [ "$SLURM_PROCID" != 0 ]; then
 fi
 # The first node prints the verdict: a line of its own. What it prints is passed on as it comes.
 exec 3>&1
+# The watch inherits that it ignores them: a SIGTERM that comes just now must not end it.
+trap "" TERM PIPE
 coproc JARVICE_WATCH {
-    trap "" TERM PIPE
     exec 9> >(
         # A line without end would be held whole: past this bound there is no verdict in it.
         ulimit -v 262144
@@ -114,6 +119,8 @@ coproc JARVICE_WATCH {
     )
     exec tee /dev/fd/9 >&3 3>&-
 }
+trap : TERM
+trap - PIPE
 jarvice_watch=$JARVICE_WATCH_PID
 exec 4>&"${JARVICE_WATCH[1]}"
 eval "exec ${JARVICE_WATCH[0]}<&- ${JARVICE_WATCH[1]}>&-"
@@ -126,7 +133,7 @@ jarvice_guard=$!
 disown "$jarvice_guard"
 while kill -0 "$jarvice_watch" 2>/dev/null; do wait "$jarvice_watch" 2>/dev/null; done
 kill -9 "$jarvice_guard" 2>/dev/null
-for jarvice_try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+for _ in {1..20}; do
     [ -e "$JARVICE_JOB_DIR/watched" ] && break
     sleep 0.1
 done
