@@ -43,8 +43,8 @@ class ServerVersion(NamedTuple):
 class LinkConnection(conch.SSHConnection):
     """The ssh-connection service (RFC 4254) on an authenticated transport.
 
-    `lost` fires with the reason, one sentence, once the connection has ended; all channels have
-    been told before.
+    `lost` fires with the reason, one sentence, once the connection has ended; then the channels
+    are told.
     """
 
     _log = WarningsLogger()
@@ -82,6 +82,7 @@ class LinkConnection(conch.SSHConnection):
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
+        self.lost.callback(self.transport.reason)
         for channel in list(self.channels.values()):
             if channel in self.channelsToRemoteChannel:
                 self.channelClosed(channel)
@@ -89,7 +90,6 @@ class LinkConnection(conch.SSHConnection):
                 del self.channels[channel.id]
                 self._guarded(channel, channel.openFailed, ConnectionLost())
         self._cleanupGlobalDeferreds()
-        self.lost.callback(self.transport.reason)
 
     def packetReceived(self, messageNum: int, packet: bytes) -> Any:
         """Dispatch a message; one that can't be handled costs at most its own channel."""
@@ -135,9 +135,13 @@ class LinkConnection(conch.SSHConnection):
             self.abort(f"the login node has not answered for {silence:g} s")
             return
         self._missed += 1
-        answered = self.sendGlobalRequest(_KEEPALIVE, b"", wantReply=1)
-        # A refusal has been heard like any message; the end of the connection is told elsewhere.
-        answered.addErrback(lambda _: None)
+        self.probe()
+
+    def probe(self) -> Deferred[None]:
+        """Ask for an answer, any; fires when it has come, or the connection has ended."""
+        answered: Deferred[Any] = self.sendGlobalRequest(_KEEPALIVE, b"", wantReply=1)
+        # A refusal is an answer as well; the connection's end is told by `lost`.
+        return answered.addBoth(lambda _: None)
 
     def close(self) -> None:
         """End the connection in order: what is written goes out first. `lost` fires later."""

@@ -86,6 +86,11 @@ class SSHLink(Service):
         return self._pool.connected
 
     @property
+    def connections(self) -> int:
+        """How many connections there are."""
+        return self._pool.size
+
+    @property
     def last_error(self) -> str | None:
         """Why there is no connection; None while there is one, or before the first attempt."""
         return self._pool.last_error

@@ -102,9 +102,7 @@ class ConnectionPool:
         if member.idle is not None:
             member.idle.cancel()
             member.idle = None
-        member.channels.add(channel)
-        channel.released.addCallback(lambda _: self._released(member, channel))
-        member.connection.openChannel(channel)
+        member.open(channel).addCallback(lambda _: self._freed(member))
 
     def refused(self, member: PooledConnection) -> None:
         """The server opened no session on this connection."""
@@ -214,8 +212,8 @@ class ConnectionPool:
             return
         self.last_error = failure.getErrorMessage()
         self._tell_cause(failure)
-        self._first_attempt_ended(self.last_error)
         self._retry_later()
+        self._first_attempt_ended(self.last_error)
 
     def _went_wrong(self, failure: Failure) -> None:
         self._log.failure("The SSH link could not take a connection", failure)
@@ -267,21 +265,20 @@ class ConnectionPool:
 
     # Sessions
 
-    def _released(self, member: PooledConnection, channel: CommandChannel) -> None:
-        member.channels.discard(channel)
+    def _freed(self, member: PooledConnection) -> None:
         self._watch_idle(member)
         self._owner.pool_has_room()
 
     def _watch_idle(self, member: PooledConnection) -> None:
         """Start to count how long a connection that is not the only one is not used."""
-        if not member.channels and member.idle is None and self.size > 1 and self._is_running:
+        if not member.in_use and member.idle is None and self.size > 1 and self._is_running:
             member.idle = self._clock.callLater(
                 self._options.idle_timeout, self._close_idle, member
             )
 
     def _close_idle(self, member: PooledConnection) -> None:
         member.idle = None
-        if member.channels or self.size < 2:
+        if member.in_use or self.size < 2:
             return
         self._log.info("Closing a connection to {to} that is idle", to=self._destination)
         self._close(member, self._options.connect_timeout)

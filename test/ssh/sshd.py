@@ -99,9 +99,9 @@ class Sshd:
         return path.read_text() if path.exists() else ""
 
     def sessions(self) -> list[int]:
-        """The processes that serve its connections, the users' own included."""
+        """sshd's own processes that serve its connections; not the commands they run."""
         assert self._process is not None
-        return _descendants(self._process.pid)
+        return [p for p in _descendants(self._process.pid) if _name(p) == "sshd"]
 
     def kill_sessions(self, signal: int = 9) -> None:
         """Kill every connection, as an administrator or the OOM killer would; or stop and go on."""
@@ -131,3 +131,11 @@ def _descendants(pid: int) -> list[int]:
     except (FileNotFoundError, ProcessLookupError):
         return []
     return [d for child in map(int, children) for d in (*_descendants(child), child)]
+
+
+def _name(pid: int) -> str:
+    """A process's name, empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
