@@ -330,8 +330,9 @@ shield_fuse() {
     fi
 }
 
-# The container's first process. It outlives SIGTERM, which is the command's; and when the command
-# was a shell that died of it, waits for what the shell had started: that may be saving its work.
+# The container's first process. It starts the command when we have seen that the container is up.
+# It outlives SIGTERM, which is the command's; and when the command was a shell that died of it,
+# waits for what the shell had started: that may be saving its work.
 executor_boot_text='
 exec 7<>/etc/JARVICE/.alive 6</etc/JARVICE/.alive
 jarvice_text=$(cat /etc/JARVICE/.command) || exit 125
@@ -339,6 +340,8 @@ jarvice_ending=
 trap jarvice_ending=yes TERM
 echo $$ >/etc/JARVICE/.pid
 : >/etc/JARVICE/.up
+read -r jarvice_line </etc/JARVICE/.hold
+if [ "$jarvice_ending" ] || [ -e /etc/JARVICE/.ending ]; then exit 143; fi
 (exec 6<&-; eval "$jarvice_text")
 jarvice_code=$?
 exec 7>&-
@@ -400,6 +403,7 @@ start_container() {
     rm -f "$executor_node/overlay.img" "$executor_node/JARVICE/.command"
     say "container up after $(since "$began"), $(since "$executor_start") after the start"
     [ -z "$executor_ending" ] || tell_container
+    echo go >&5
 }
 
 # Until the container has ended; leaves its exit status in executor_code.
@@ -436,7 +440,7 @@ until ls "$executor_job" >/dev/null && [ -e "$executor_job/done" ]; do
     kill -0 "$executor_container" 2>/dev/null || fail "the container ended before the job"
     pause 1
 done
-echo >&5
+echo end >&5
 wait_for_container
 say "ended with the job after $(since "$executor_start")"
 exit 0
