@@ -37,12 +37,10 @@ _KEYS: Final = (
 )
 _HEAD = re.compile(r"^(" + "|".join(_KEYS) + r")=(.*)$", re.MULTILINE)
 
-#: What the administrator is not shown: the values of variables whose name says secret.
-_SECRET_LINE = re.compile(
-    r"(?P<name>[A-Z0-9_]*(?:SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|DOCKER_USERNAME)[A-Z0-9_]*=)"
-    r"(?P<value>[^\n]+)",
-    re.IGNORECASE,
-)
+#: What the administrator is not shown: the values of variables whose name says secret. Possessive,
+#: and from a word's beginning only: a word of megabytes is walked once.
+_ASSIGNMENT = re.compile(r"(?<![A-Za-z0-9_])([A-Za-z0-9_]++)=(?=[^\n])")
+_SECRET_NAME = re.compile("SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|DOCKER_USERNAME", re.IGNORECASE)
 MASK: Final = "********"
 
 
@@ -138,7 +136,14 @@ def mask_secrets(text: str, secrets: tuple[str, ...] = ()) -> str:
     """
     for secret in sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True):
         text = text.replace(secret, MASK)
-    return _SECRET_LINE.sub(rf"\g<name>{MASK}", text)
+    parts: list[str] = []
+    shown = 0
+    for assignment in _ASSIGNMENT.finditer(text):
+        if assignment.start() >= shown and _SECRET_NAME.search(assignment[1]):
+            parts += [text[shown : assignment.end()], MASK]
+            line_end = text.find("\n", assignment.end())
+            shown = len(text) if line_end < 0 else line_end
+    return "".join([*parts, text[shown:]])
 
 
 def render_sbatch_options(
