@@ -14,12 +14,15 @@ _OPTION = re.compile(r"[a-z][a-z0-9-]*\Z", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BOOLEANS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
-#: sbatch options that are ours to set, that would run something else than the job, or that would
-#: change what sbatch prints or how long it stays. getopt_long takes any unambiguous beginning of
-#: a long option, so beginnings of these are refused too.
+#: sbatch options that are ours to set, that would run something else than the job, or run it where
+#: we don't see it or more than once, or that would change what sbatch prints or how long it stays.
+#: getopt_long takes any unambiguous beginning of a long option, so beginnings of these are refused
+#: too, unless they are an option themselves.
 _REFUSED: Final = (
     "array",
     "chdir",
+    "clusters",
+    "error",
     "export-file",
     "get-user-env",
     "gid",
@@ -28,6 +31,7 @@ _REFUSED: Final = (
     "job-name",
     "output",
     "parsable",
+    "requeue",
     "test-only",
     "uid",
     "usage",
@@ -35,6 +39,7 @@ _REFUSED: Final = (
     "wait",
     "wrap",
 )
+_NOT_REFUSED: Final = frozenset({"export"})
 
 
 @frozen(kw_only=True)
@@ -99,7 +104,8 @@ def _parse_megabytes(device: str, value: str) -> int:
 def _parse_option(device: str, option: str) -> str:
     if not _OPTION.match(option):
         raise InvalidArgumentsError(f"device {device!r} does not name a long option of sbatch")
-    if any(refused.startswith(option) for refused in _REFUSED):
+    refused = any(refused.startswith(option) for refused in _REFUSED)
+    if refused and option not in _NOT_REFUSED:
         raise InvalidArgumentsError(
             f"device {device!r} sets an option that the scheduler keeps to itself"
         )
