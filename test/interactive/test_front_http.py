@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from test.interactive.loopback import GatewayCase, Peer
+from test.interactive.loopback import GatewayCase, Peer, eventually
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET /job1/ HTTP/1.1\r\nHost: d.com\r\n\r\n"
@@ -245,6 +245,7 @@ class ResponseTests(GatewayCase):
             b"POST /job1/ HTTP/1.1\r\nHost: d\r\nContent-Length: 1000000\r\n\r\n1234"
         )
         await service.exactly(4)
+        client.stays = True
         answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         service.send(answer)
         service.close()
@@ -252,10 +253,25 @@ class ResponseTests(GatewayCase):
             await client.head(), b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"
         )
         # Still sending is no reason to lose the answer: the end comes as an end, not as a reset.
+        await client.when(lambda: client.read_ended)
         client.send(b"5" * 1000)
-        self.assertEqual(await client.rest(), b"")
+        (channel,) = self.front.channels
+        self.assertFalse(channel.closing)
+        client.close()
         await client.gone()
         self.assertFalse(client.was_reset)
+        await eventually(lambda: not self.front.channels)
+
+    async def test_browser_that_never_closes_is_not_waited_for(self) -> None:
+        request = b"GET /job1/ HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n"
+        client, service = await self.ask(request)
+        client.stays = True
+        service.send(OK)
+        await client.rest()
+        (channel,) = self.front.channels
+        self.assertFalse(channel.closing)
+        self.clock.advance(self.limits.linger)
+        await eventually(lambda: not self.front.channels)
 
     async def test_service_that_hangs_up(self) -> None:
         client, service = await self.ask(
@@ -323,7 +339,7 @@ class ReuseTests(GatewayCase):
             await self.exchange(client, service)
         self.assertEqual(len(self.opener.opened), 1)
 
-    async def test_unsafe_request_opens_its_own(self) -> None:
+    async def test_requests_that_open_their_own(self) -> None:
         backend = self.job()
         self.start()
         client = await self.connect()
@@ -332,11 +348,17 @@ class ReuseTests(GatewayCase):
         await first.head()
         first.send(OK)
         await client.until(OK)
-        client.send(b"POST /job1/ HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n")
-        second = await backend.accept()
-        self.assertTrue((await second.head()).startswith(b"POST "))
-        second.send(OK)
-        await client.until(OK)
+        for request in (
+            b"POST /job1/ HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n",
+            b"GET /job1/ HTTP/1.1\r\nHost: d\r\nContent-Length: 1\r\n\r\nx",
+            b"GET /job1/ HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        ):
+            client.send(request)
+            other = await backend.accept()
+            await other.head()
+            other.send(OK)
+            await client.until(OK)
+        self.assertEqual(len(self.opener.opened), 4)
 
     async def test_tunnel_closed_meanwhile_is_replaced(self) -> None:
         backend = self.job()

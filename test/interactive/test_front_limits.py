@@ -19,7 +19,7 @@ from jarvice_slurmd.errors import (
 from jarvice_slurmd.interactive.forwarding import Rules
 from jarvice_slurmd.interactive.interfaces import Page, Route, Target
 from jarvice_slurmd.interfaces import ITunnelOpener
-from test.interactive.loopback import GatewayCase, Peer, eventually
+from test.interactive.loopback import GatewayCase, Peer, PlainOpener, eventually
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET /job1/ HTTP/1.1\r\nHost: d.com\r\n\r\n"
@@ -177,12 +177,19 @@ class TimeTests(GatewayCase):
         (channel,) = self.front.channels
         await eventually(lambda: channel.collected)
         for _ in range(3):
-            client.send(b"A: b\r\n")  # Dripping does not buy more time.
+            await self.drip(client)
             self.clock.advance(self.limits.head_timeout / 4)
         self.assertIsNone(client.lost)
         self.clock.advance(self.limits.head_timeout / 4)
         self.assertTrue((await client.head()).startswith(b"HTTP/1.1 408 "))
         await client.gone()
+
+    async def drip(self, client: Peer) -> None:
+        """Send one more line of a head; it does not buy more time."""
+        (channel,) = self.front.channels
+        before = channel.collected
+        client.send(b"A: b\r\n")
+        await eventually(lambda: channel.collected > before)
 
     async def test_idle_connection(self) -> None:
         backend = self.job()
@@ -262,6 +269,21 @@ class _NeverOpener:
 
         self.opened += 1
         return Deferred(cancel)
+
+
+@implementer(ITunnelOpener)
+class _DeafOpener:
+    """Connects when the test says so, even after it was cancelled."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int, IProtocolFactory]] = []
+
+    def open(self, host: str, port: int, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        self.asked.append((host, port, factory))
+        return Deferred()
+
+    def connect(self) -> None:
+        PlainOpener().open(*self.asked[0])
 
 
 class ReachTests(GatewayCase):
@@ -389,6 +411,19 @@ class ReachTests(GatewayCase):
         await self.front.drain()
         self.assertEqual(opener.cancelled, 1)
         self.assertTrue(channel.lost)
+
+    async def test_opener_that_does_not_stop(self) -> None:
+        backend = self.job()
+        opener = _DeafOpener()
+        self.start(opener=opener)
+        client = await self.connect()
+        client.send(GET)
+        await eventually(lambda: opener.asked)
+        client.reset()
+        await eventually(lambda: not self.front.channels)
+        opener.connect()
+        service = await backend.accept()
+        await service.gone()
 
     async def test_uploads_wait_within_bounds(self) -> None:
         backend = self.job()
