@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from jarvice_slurmd.errors import InvalidArgumentsError
 from jarvice_slurmd.jobs.devices import parse_devices
 from jarvice_slurmd.jobs.executor import JobDescription, parse_job, render_node_script
@@ -74,7 +76,11 @@ class JobPreparer:
             node_script=node_script,
             root=render_root(self._settings.scratch_dir),
             interactive=interactive if request.interactive else None,
-            secrets=(*images.secrets, *(secret for secret in secrets if secret)),
+            secrets=(
+                *images.secrets,
+                *(secret for secret in secrets if secret),
+                *_proxy_secrets(self._settings),
+            ),
         )
 
     def _images_of_text(self, text: JobText) -> JobImages:
@@ -134,3 +140,11 @@ def render_ingress_path(jobs_domain: str, number: int) -> str:
     """JARVICE_INGRESSPATH: the path of a job's address without its slashes, empty by host."""
     _, _, path = jobs_domain.partition("://")[2 if "://" in jobs_domain else 0].partition("/")
     return path.strip("/").replace("$", str(number)) if "$" in path else ""
+
+
+def _proxy_secrets(settings: Settings) -> Iterator[str]:
+    for proxy in (settings.http_proxy, settings.https_proxy):
+        credentials, at, _ = proxy.rpartition("@")
+        if at:
+            scheme, separator, rest = credentials.partition("://")
+            yield f"{rest if separator else scheme}@"
