@@ -29,7 +29,7 @@ from jarvice_slurmd.ssh.shell import encode_script, make_nonce, render_invocatio
 
 # On the login node a command is ended so many seconds after our own bound, should the link have
 # died and our request to end it never have arrived.
-_REMOTE_GRACE = 5
+_REMOTE_GRACE = 3
 # How long a connection may take to end in order.
 _CLOSE_PATIENCE = 2.0
 

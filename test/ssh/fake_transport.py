@@ -55,9 +55,9 @@ class FakeTransport(LinkTransport):
 class FakeServer:
     """What a server would say, said to a connection by the test. Remote ids are 1000 and up."""
 
-    def __init__(self, connection: LinkConnection | None = None) -> None:
-        self.clock = Clock()
-        self.connection = connection or LinkConnection(self.clock, 4.0, 2)
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
+        self.connection = LinkConnection(self.clock, 4.0, 2)
         self.transport = FakeTransport()
         self.connection.transport = self.transport
         self.connection.serviceStarted()
