@@ -1,8 +1,9 @@
 """The shared view of the queue: one question, many answers (DESIGN, idea 2).
 
 However many callers ask, at most one `squeue` is in flight and at most one is started a second,
-and none while nobody asks. An answer is never older than that; a failure is shared like an answer,
-so that an outage costs Slurm no more questions than health does.
+and none while nobody asks. An answer is never older than that. A failure is told to all who waited
+for it and to nobody else: who asks later waits for the next question, which comes no sooner than
+after an answer, so that an outage costs Slurm no more questions than health does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from attrs import define, field, frozen
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Cooperator
 from twisted.python.failure import Failure
@@ -68,8 +69,12 @@ class QueueSnapshot:
         self._shell = shell
         self._clock = clock
         self._max_age = max_age
-        self._cooperator = Cooperator(scheduler=lambda call: clock.callLater(0, call), started=True)
-        self._last: QueueView | Failure | None = None
+        # One slice a turn: whoever else has something to do comes in between.
+        self._cooperator = Cooperator(
+            terminationPredicateFactory=lambda: lambda: True,
+            scheduler=lambda call: clock.callLater(0, call),
+        )
+        self._last: QueueView | None = None
         self._last_asked_at: float | None = None
         self._asking = False
         self._waiting: list[Deferred[QueueView]] = []
@@ -78,20 +83,18 @@ class QueueSnapshot:
 
     def current(self) -> Deferred[QueueView]:
         """A view at most `max_age` old; errs with what the question erred with."""
-        if self._last is None or self._age() >= self._max_age:
+        if self._last is None or self._since(self._last.asked_at) >= self._max_age:
             return self._wait()
-        if isinstance(self._last, Failure):
-            return fail(self._last)
         return succeed(self._last)
 
     def after(self, view: QueueView) -> Deferred[QueueView]:
         """A view that Slurm was asked for later than for this one."""
-        if isinstance(self._last, QueueView) and self._last.asked_at > view.asked_at:
+        if self._last is not None and self._last.asked_at > view.asked_at:
             return self.current()
         return self._wait()
 
     def missed_before(self, jobid: str, view: QueueView) -> bool:
-        """Whether a view older than this one lacked the job too; remembered for the asking."""
+        """Whether an older view lacked the job too, and none since had it; remembers this one."""
         first = self._missed.setdefault(jobid, view.asked_at)
         while len(self._missed) > MAX_MISSED:
             del self._missed[next(iter(self._missed))]
@@ -101,27 +104,31 @@ class QueueSnapshot:
         """Have a job that Slurm has just accepted in every view, until a later one sees it."""
         entry = QueueEntry(jobid=jobid, name=name, state=PENDING, elapsed=0, hostlist="", reason="")
         self._submitted[jobid] = (self._clock.seconds(), entry)
-        if isinstance(self._last, QueueView) and jobid not in self._last.entries:
+        if self._last is not None and jobid not in self._last.entries:
             self._last = self._with_submitted(
                 _Drain(dict(self._last.entries), list(self._last.running), list(self._last.queued)),
                 self._last.asked_at,
             )
 
-    def _age(self) -> float:
-        assert self._last_asked_at is not None
-        return self._clock.seconds() - self._last_asked_at
+    def _since(self, at: float) -> float:
+        return self._clock.seconds() - at
 
     def _wait(self) -> Deferred[QueueView]:
-        waiting: Deferred[QueueView] = Deferred(lambda it: self._waiting.remove(it))
+        waiting: Deferred[QueueView] = Deferred(self._forget)
         self._waiting.append(waiting)
         if not self._asking:
             self._asking = True
-            delay = 0.0 if self._last_asked_at is None else self._max_age - self._age()
-            if delay > 0:
-                self._clock.callLater(delay, self._start)
+            asked_at = self._last_asked_at
+            if asked_at is not None and self._since(asked_at) < self._max_age:
+                self._clock.callLater(self._max_age - self._since(asked_at), self._start)
             else:
                 self._start()
         return waiting
+
+    def _forget(self, waiting: Deferred[QueueView]) -> None:
+        # It may be among those that are being answered, when another's callback cancels it.
+        if waiting in self._waiting:
+            self._waiting.remove(waiting)
 
     def _start(self) -> None:
         if not self._waiting:
@@ -136,6 +143,8 @@ class QueueSnapshot:
             raise refusal(result.stderr)
         drain = _Drain()
         await self._cooperator.cooperate(_parse(result.stdout, drain)).whenDone()
+        for jobid in self._missed.keys() & drain.entries.keys():
+            del self._missed[jobid]
         self._submitted = {
             jobid: (at, entry) for jobid, (at, entry) in self._submitted.items() if at >= asked_at
         }
@@ -151,9 +160,11 @@ class QueueSnapshot:
 
     def _answer(self, outcome: QueueView | Failure) -> None:
         self._asking = False
-        self._last = outcome
+        self._last = None if isinstance(outcome, Failure) else outcome
         waiting, self._waiting = self._waiting, []
         for one in waiting:
+            if one.called:
+                continue
             if isinstance(outcome, Failure):
                 one.errback(outcome)
             else:
