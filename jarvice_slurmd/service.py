@@ -13,6 +13,7 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
+from twisted.internet.task import deferLater
 from twisted.python import usage
 from twisted.web.server import Site
 
@@ -213,4 +214,6 @@ class DaemonService(MultiService):
             await idle
         except defer.TimeoutError:
             _log.warning("Stopping while requests are still unanswered")
+        # The last answers are on their way through the reactor.
+        await deferLater(self._reactor, 0.1)
         await defer.maybeDeferred(self._link.stopService)

@@ -85,6 +85,12 @@ def render_submit(
     is looked for in the queue and in accounting before sbatch is tried again.
     """
     job_name = quote(NAME_PREFIX + name)
+    keep_interactive = (
+        f"head -c {interactive_bytes} >interactive.new &&"
+        " mv -f interactive.new interactive &&\n    "
+        if interactive_bytes
+        else ""
+    )
     return f"""{_NEUTRAL}umask 077
 {_folder(root)}submission=$root/submit/{quote(name)}
 mkdir -p "$root/jobs" "$root/numbers" "$submission" && cd "$submission" || exit {Status.NO_FOLDER}
@@ -109,8 +115,7 @@ if [ -s jobid ]; then
 fi
 head -c {node_script_bytes} >node.sh.new && [ "$(wc -c <node.sh.new)" -eq {node_script_bytes} ] &&
     mv -f node.sh.new node.sh &&
-    head -c {interactive_bytes} >interactive.new && mv -f interactive.new interactive &&
-    echo {number} >number.new && mv -f number.new number &&
+    {keep_interactive}echo {number} >number.new && mv -f number.new number &&
     date +%Y-%m-%dT%H:%M:%S >intent.new && mv -f intent.new intent ||
     {{ rm -f node.sh.new; echo "the job's text can't be written to $submission" >&2
       exit {Status.NO_FOLDER}; }}
@@ -131,7 +136,7 @@ said=${{said%%;*}}
 def render_forget_submission(*, root: str, name: str) -> str:
     """Remove what a refused submission left: Slurm said no, so there is no job to look for."""
     return f"""{_folder(root)}cd "$root"/submit/{quote(name)} || exit 0
-command exec 9>lock && flock -w 5 9 && [ ! -s jobid ] && rm -f intent node.sh number
+command exec 9>lock && flock -w 5 9 && [ ! -s jobid ] && rm -f intent node.sh number interactive
 exit 0
 """
 

@@ -239,6 +239,7 @@ _UNREACHABLE: Final = (
     "communication shutdown failure",
     "message receive failure",
     "message send failure",
+    "unexpected message received",
     "zero bytes were transmitted",
     "slurm backup controller in standby mode",
     "slurm temporarily unable to accept job",

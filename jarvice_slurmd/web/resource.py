@@ -191,13 +191,13 @@ class LeafResource(Resource):
                 answering.cancel()
 
         def ended(outcome: Answer | Failure) -> None:
-            self._requests.ended()
             if isinstance(outcome, Failure):
                 if not (gone and outcome.check(CancelledError)):
                     _log.error("Answering %s failed:\n%s", request, outcome.getTraceback())
                 outcome = INTERNAL_ERROR
             if not gone:
                 send(request, outcome)
+            self._requests.ended()
 
         request.notifyFinish().addErrback(left)
         answering.addBoth(ended)

@@ -104,12 +104,14 @@ class TwistdTests(TestCase):
         self.start()
         await self.until_logged("Entering main loop")
         agent = Agent(reactor)
-        url = f"http://127.0.0.1:{self.port}/running"
-        asking = treq.get(url, agent=agent, persistent=False)
-        await deferLater(reactor, 0.01)
+        url = f"http://127.0.0.1:{self.port}/exitstatus"
+        form = {"args": '{"name": "never", "number": 1, "jobid": "999999"}'}
+        # Slurm is asked twice, a second apart, before a job counts as unknown.
+        asking = treq.post(url, data=form, agent=agent, persistent=False)
+        await deferLater(reactor, 0.3)
         self.daemon.transport.signalProcess(signal.SIGTERM)  # type: ignore[union-attr]
         response = await asking
-        self.assertEqual((response.code, await response.json()), (200, []))
+        self.assertEqual((response.code, await response.json()), (200, [-9, "00:00:00", []]))
         self.assertEqual(await self.daemon.ended, -signal.SIGTERM)
 
     def test_wrong_configuration(self) -> None:
