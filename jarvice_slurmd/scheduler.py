@@ -18,6 +18,7 @@ from jarvice_slurmd.errors import (
     JobStillRunningError,
     NoOutputError,
     NotListableError,
+    SlurmRefusedError,
     SlurmUnavailableError,
     StorageError,
     UnknownJobError,
@@ -87,7 +88,8 @@ class SlurmScheduler:
             raise InvalidArgumentsError(first_words(result.stderr))
         if result.status != 0:
             error = self._error(result)
-            if not isinstance(error, SlurmUnavailableError | StorageError):
+            # Where a signal or timeout(1) ended it, sbatch may have submitted the job all the same.
+            if isinstance(error, SlurmRefusedError) and result.status < 124:
                 await self._forget_submission(job.name)
             raise error
         jobid = parse_submitted(result.stdout)
