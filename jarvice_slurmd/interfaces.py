@@ -17,6 +17,7 @@ from zope.interface import Interface
 if TYPE_CHECKING:
     from jarvice_slurmd.jobs.model import (
         ExitReport,
+        JobInfo,
         JobRef,
         JobSummary,
         RunStatus,
@@ -76,6 +77,16 @@ class ITunnelOpener(Interface):
 
         Errors back with `NotConnectedError` (no link), `ForwardingRefusedError` or
         `TunnelConnectError`. Cancelling the Deferred abandons the attempt.
+        """
+
+
+class IJobInfo(Interface):
+    """Says how a user reaches a job."""
+
+    def info(ref: JobRef) -> Awaitable[JobInfo]:
+        """The job's address and help as soon as, and only while, its service answers.
+
+        All of it is empty before that, for a batch job, and for a job that is not ours.
         """
 
 

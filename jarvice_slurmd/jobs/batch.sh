@@ -14,6 +14,8 @@
 #   read.<n>   node n has read the text
 #   watched    the first node's output has ended
 #   verdict    JARVICE_CMD_SUCCESS or JARVICE_CMD_FAILURE, as the first node's text printed it
+#   random128  128 random letters and digits, and
+#   password   16 of them, for an interactive job's application and its address
 #   service    port, node and node address of an interactive job's service
 #   code       the exit status of the text on the first node
 #   exit       how it ended: "<state> <exit status> <start> <end>"
@@ -89,6 +91,10 @@ if [ -s "$submission/interactive" ]; then
     JARVICE_SERVICE_PORT=$(free_port 0) || exit 1
     JARVICE_SSH_PORT=$(free_port "$JARVICE_SERVICE_PORT") || exit 1
     export JARVICE_SERVICE_PORT JARVICE_SSH_PORT
+    # For the application's own secrets in its address (PROTOCOL §3, %RANDOM…%, %NIMBIXPASSWD%).
+    random=$(head -c 512 /dev/urandom | base64 | tr -dc 'A-Za-z0-9')
+    leave random128 "${random:0:128}"
+    leave password "${random:128:16}"
     address=$(scontrol -o show node "$SLURMD_NODENAME" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
     leave service "$JARVICE_SERVICE_PORT $SLURMD_NODENAME ${address:-$SLURMD_NODENAME}"
 fi

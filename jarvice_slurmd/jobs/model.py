@@ -109,6 +109,15 @@ class Submission:
 
 
 @frozen(kw_only=True)
+class JobInfo:
+    """What a user is told of an interactive job: about it, its help and its URL, or empty."""
+
+    about: str
+    help: str
+    url: str
+
+
+@frozen(kw_only=True)
 class Interactive:
     """What an interactive application says of itself (PROTOCOL §3); None where it does not say.
 

@@ -8,25 +8,31 @@ from urllib.parse import unquote_to_bytes
 
 from jarvice_slurmd import __version__
 from jarvice_slurmd.errors import InvalidArgumentsError, JarviceSlurmdError
-from jarvice_slurmd.interfaces import IScheduler
-from jarvice_slurmd.jobs.model import JobRef
+from jarvice_slurmd.interfaces import IJobInfo, IScheduler
+from jarvice_slurmd.jobs.model import JobInfo, JobRef
 from jarvice_slurmd.web import wire
 from jarvice_slurmd.web.resource import Answer, ApiRequest, error_answer, json_answer
 
 _EMPTY: Final = Answer(content_type="text/plain; charset=utf-8")
-_BATCH_INFO: Final = {"about": "", "help": "", "url": "", "actions": {}}
 
 
 class Api:
     """Turns requests into the scheduler's use cases and their outcomes into answers.
 
-    `not_ready` says why the login node can't be asked at this moment, or None when it can.
+    `job_info` says how interactive jobs are reached, None where there are none; `not_ready` says
+    why the login node can't be asked at this moment, or None when it can.
     """
 
     def __init__(
-        self, scheduler: IScheduler, *, executor: str, not_ready: Callable[[], str | None]
+        self,
+        scheduler: IScheduler,
+        *,
+        executor: str,
+        not_ready: Callable[[], str | None],
+        job_info: IJobInfo | None = None,
     ) -> None:
         self._scheduler = scheduler
+        self._job_info = job_info
         self._executor = executor
         self._not_ready = not_ready
 
@@ -119,11 +125,14 @@ class Api:
         if method == "tail":
             return await self._tail(request, ref)
         if method == "info":
-            return json_answer(_BATCH_INFO)
+            return json_answer(wire.render_info(await self._info(ref)))
         if method == "screenshot":
             return error_answer(404, "there are no screenshots of jobs on this cluster")
         await self._scheduler.terminate(ref, force=method == "abort")
         return _EMPTY
+
+    async def _info(self, ref: JobRef) -> JobInfo | None:
+        return None if self._job_info is None else await self._job_info.info(ref)
 
     async def _tail(self, request: ApiRequest, ref: JobRef) -> Answer:
         args = _args(request) if request.body() else {}

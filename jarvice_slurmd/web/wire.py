@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 from jarvice_slurmd.errors import InvalidArgumentsError
 from jarvice_slurmd.jobs.model import (
     ExitReport,
+    JobInfo,
     JobRef,
     JobSummary,
     RunStatus,
@@ -145,6 +146,12 @@ def render_exit(report: ExitReport | None) -> list[object]:
     verdict = f"<< termination state: {report.state.name} -- see STDOUT for job errors >>"
     output = report.output.decode("utf-8", "replace")
     return [return_code, render_elapsed(report.elapsed), [output, verdict]]
+
+
+def render_info(info: JobInfo | None) -> dict[str, object]:
+    """The answer of /request/…/info; all of it empty for a job without a web service."""
+    about, help_, url = ("", "", "") if info is None else (info.about, info.help, info.url)
+    return {"about": about, "help": help_, "url": url, "actions": {}}
 
 
 def _required(args: Args, key: str) -> object:
