@@ -141,7 +141,8 @@ class Api:
 
 
 def _args(request: ApiRequest) -> wire.Args:
-    return wire.parse_args(request.getHeader("Content-Type"), request.body())
+    content_type = (request.getHeader(b"Content-Type") or b"").decode("ascii", "replace")
+    return wire.parse_args(content_type, request.body())
 
 
 def _text(body: bytes) -> Answer:

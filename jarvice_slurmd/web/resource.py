@@ -158,6 +158,7 @@ class LeafResource(Resource):
     """One endpoint: one method, one handler.
 
     `is_question` says that the handler changes nothing: its caller's going away cancels it.
+    `takes_below` says that the paths below are the handler's too.
     """
 
     isLeaf = True
@@ -170,6 +171,7 @@ class LeafResource(Resource):
         requests: Requests,
         server_key: str | None = None,
         is_question: bool = True,
+        takes_below: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._method = method
@@ -177,6 +179,7 @@ class LeafResource(Resource):
         self._requests = requests
         self._server_key = server_key
         self._is_question = is_question
+        self._takes_below = takes_below
 
     def render(self, request: ApiRequest) -> int:
         """Start answering; see twisted.web.resource.Resource.render."""
@@ -210,6 +213,8 @@ class LeafResource(Resource):
                 "this needs the user name and password of JARVICE_SCHED_SERVER_KEY",
                 ("WWW-Authenticate", 'Basic realm="jarvice-slurmd", charset="UTF-8"'),
             )
+        if any(request.postpath or ()) and not self._takes_below:
+            return _not_found(request)
         method = request.method.decode("ascii", "replace")
         if method != self._method and (method, self._method) != ("HEAD", "GET"):
             return error_answer(
@@ -239,9 +244,13 @@ class NotFoundResource(Resource):
 
     def render(self, request: ApiRequest) -> int:
         """Answer 404."""
-        path = request.path.decode("ascii", "backslashreplace")
-        send(request, error_answer(404, f"there is no endpoint {path[:200]}"))
+        send(request, _not_found(request))
         return server.NOT_DONE_YET
+
+
+def _not_found(request: http.Request) -> Answer:
+    path = request.path.decode("ascii", "backslashreplace")
+    return error_answer(404, f"there is no endpoint {path[:200]}")
 
 
 def send(request: http.Request, answer: Answer) -> None:
@@ -258,12 +267,12 @@ def send(request: http.Request, answer: Answer) -> None:
 
 
 def _is_authorised(request: http.Request, server_key: str) -> bool:
-    header = request.getHeader("Authorization") or ""
-    scheme, _, credentials = header.partition(" ")
+    header = request.getHeader(b"Authorization") or b""
+    scheme, _, credentials = header.partition(b" ")
     try:
         said = base64.b64decode(credentials.strip(), validate=True)
     except (binascii.Error, ValueError):
         said = b""
     # Always compared, and in constant time, so that timing tells nothing (RFC 7617).
     same = hmac.compare_digest(said, server_key.encode("utf-8"))
-    return same and scheme.lower() == "basic"
+    return same and scheme.lower() == b"basic"

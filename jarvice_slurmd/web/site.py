@@ -39,7 +39,12 @@ def make_site(
     """
 
     def leaf(
-        method: str, handler: Handler, *, is_question: bool = True, is_open: bool = False
+        method: str,
+        handler: Handler,
+        *,
+        is_question: bool = True,
+        is_open: bool = False,
+        takes_below: bool = False,
     ) -> LeafResource:
         return LeafResource(
             method,
@@ -47,9 +52,10 @@ def make_site(
             requests=requests,
             server_key=None if is_open else server_key,
             is_question=is_question,
+            takes_below=takes_below,
         )
 
-    request = leaf("POST", api.request, is_question=False)
+    request = leaf("POST", api.request, is_question=False, takes_below=True)
     tree: dict[bytes, Resource] = {
         b"live": leaf("GET", api.live, is_open=True),
         b"ready": leaf("GET", api.ready, is_open=True),

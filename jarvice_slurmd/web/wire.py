@@ -204,7 +204,7 @@ def _job_text(args: Args, executor: str) -> str:
         raise InvalidArgumentsError(f"hpc_script is {_kind(hpc_script)}; it must be an object")
     encoded = hpc_script.get(executor)
     if not isinstance(encoded, str) or not encoded:
-        known = ", ".join(sorted(str(key)[:40] for key in hpc_script)) or "nothing"
+        known = ", ".join(sorted(str(key)[:40] for key in hpc_script))[:200] or "nothing"
         raise InvalidArgumentsError(
             f"hpc_script has no text for the executor {executor!r} of this cluster, but {known}"
         )
