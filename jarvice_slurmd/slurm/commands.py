@@ -27,7 +27,7 @@ class Status:
 
 #: The user's own settings must not change what our commands print; SBATCH_* are left alone, for a
 #: site may set its defaults there.
-_NEUTRAL: Final = (
+NEUTRAL: Final = (
     "LC_ALL=C; export LC_ALL\n"
     "unset SLURM_TIME_FORMAT SQUEUE_ACCOUNT SQUEUE_FORMAT SQUEUE_FORMAT2 SQUEUE_LICENSES"
     " SQUEUE_NAMES SQUEUE_PARTITION SQUEUE_QOS SQUEUE_SORT SQUEUE_STATES SQUEUE_USERS"
@@ -63,7 +63,7 @@ def _checked_jobid(jobid: str) -> str:
 def render_queue() -> str:
     """All jobs of the user, the ended ones that Slurm still knows included."""
     return (
-        f"{_NEUTRAL}"
+        f"{NEUTRAL}"
         f'exec squeue --noheader --states=all --user="$(id -un)" --format={quote(_QUEUE_FORMAT)}\n'
     )
 
@@ -91,7 +91,7 @@ def render_submit(
         if interactive_bytes
         else ""
     )
-    return f"""{_NEUTRAL}umask 077
+    return f"""{NEUTRAL}umask 077
 {_folder(root)}submission=$root/submit/{quote(name)}
 mkdir -p "$root/jobs" "$root/numbers" "$submission" && cd "$submission" || exit {Status.NO_FOLDER}
 command exec 9>lock || exit {Status.NO_FOLDER}
@@ -151,7 +151,7 @@ def render_cancel(*, root: str, name: str, jobid: str, force: bool) -> str:
     filters = f'--user="$(id -un)" --name={job_name}'
     # Cancelled as a whole a job always gets KillWait; its step, which is all of it, can be killed.
     kill = f"scancel --quiet --signal=KILL {filters} {jobid}.0\n" if force else ""
-    return f"""{_NEUTRAL}umask 077
+    return f"""{NEUTRAL}umask 077
 {_folder(root)}if [ "$(cat "$root"/submit/{quote(name)}/jobid 2>/dev/null)" = {jobid} ] ||
     [ "$(head -n 1 "$root/jobs/{jobid}/name" 2>/dev/null)" = {quote(name)} ]; then
     mkdir -p "$root/jobs/{jobid}" &&
@@ -164,12 +164,12 @@ fi
 
 def render_release(*, jobid: str) -> str:
     """Let a held job go on."""
-    return f"{_NEUTRAL}exec scontrol release {_checked_jobid(jobid)}\n"
+    return f"{NEUTRAL}exec scontrol release {_checked_jobid(jobid)}\n"
 
 
 def render_events(*, jobid: str) -> str:
     """What Slurm's controller knows of the job."""
-    return f"{_NEUTRAL}exec scontrol show job {_checked_jobid(jobid)}\n"
+    return f"{NEUTRAL}exec scontrol show job {_checked_jobid(jobid)}\n"
 
 
 #: The files of a job's folder that tell how it ended (jobs/batch.sh, `render_cancel`, and
@@ -193,7 +193,7 @@ def render_post_mortem(
         if accounting
         else ""
     )
-    return f"""{_NEUTRAL}{_folder(root)}if [ -e "$root" ] && ! ls "$root/jobs" >/dev/null; then
+    return f"""{NEUTRAL}{_folder(root)}if [ -e "$root" ] && ! ls "$root/jobs" >/dev/null; then
     echo "$root/jobs can't be read" >&2
     exit {Status.NO_FOLDER}
 fi
