@@ -341,7 +341,6 @@ trap jarvice_ending=yes TERM
 echo $$ >/etc/JARVICE/.pid
 : >/etc/JARVICE/.up
 read -r jarvice_line </etc/JARVICE/.hold
-if [ "$jarvice_ending" ] || [ -e /etc/JARVICE/.ending ]; then exit 143; fi
 (exec 6<&-; eval "$jarvice_text")
 jarvice_code=$?
 exec 7>&-
@@ -349,6 +348,9 @@ exec 7>&-
 if [ "$jarvice_ending" ] || [ -e /etc/JARVICE/.ending ]; then cat <&6 >/dev/null; fi
 exit "$jarvice_code"
 '
+
+# What was told to end before it began does not begin.
+executor_begin_text='if [ "$jarvice_ending" ] || [ -e /etc/JARVICE/.ending ]; then exit 143; fi'
 
 # On the other nodes: up until the first node is done, whatever Slurm sends.
 executor_hold_text='trap "" TERM; read -r jarvice_line </etc/JARVICE/.hold'
@@ -372,11 +374,12 @@ start_container() {
             fail "the init image ended with exit status $?"
     fi
     if [ "$executor_rank" = 0 ]; then
-        printf '%s\n' "$executor_command"
+        printf '%s\n' "$executor_begin_text" "$executor_command"
     else
         [ -z "$executor_worker" ] || printf '(%s\n) &\n' "$executor_worker"
         printf '%s\n' "$executor_hold_text"
     fi >"$executor_node/JARVICE/.command"
+    [ -z "$executor_ending" ] || exit 143
     (
         trap : TERM
         trap - EXIT

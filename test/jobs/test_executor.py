@@ -589,12 +589,11 @@ class EndingTests(ExecutorTestCase):
         saved = self.folder / "saved"
         node = self.start(
             {
-                "command": f"trap 'echo work >{saved}; echo farewell; exit 5' TERM; echo ready; cat"
-                " /etc/JARVICE/.hold"
+                "command": f"trap 'echo work >{saved}; echo farewell; exit 5' TERM; echo ready;"
+                " while :; do sleep 0.1; done"
             }
         )
-        node.read_until("ready")
-        node.read_until("container up")
+        node.read_until("\nready\n")
         node.terminate()
         status, output = node.finish()
         self.assertEqual(status, 5, output)
@@ -609,8 +608,7 @@ class EndingTests(ExecutorTestCase):
         child = f"trap : TERM; echo ready; while ! read line; do :; done <{gate}; echo saved"
         node = self.start({"command": f"cd /; sh -c {quote(child)}; echo not reached"})
         with gate.open("w") as opened:
-            node.read_until("ready")
-            node.read_until("container up")
+            node.read_until("\nready\n")
             node.terminate()
             node.read_until("told to end")
             opened.write("now\n")
@@ -620,8 +618,8 @@ class EndingTests(ExecutorTestCase):
         self.assertNotIn("not reached", output)
 
     def test_default_is_to_die(self) -> None:
-        node = self.start({"command": ["sleep", "1000"]})
-        node.read_until("container up")
+        node = self.start({"command": "echo ready; exec sleep 1000"})
+        node.read_until("\nready\n")
         node.terminate()
         self.assertEqual(node.finish()[0], 143)
 
@@ -632,7 +630,7 @@ class EndingTests(ExecutorTestCase):
         first = self.start({"command": command}, rank=0, nodes=2)
         second = self.start({"command": command}, rank=1, nodes=2)
         with gate.open("w") as opened:
-            first.read_until("ready")
+            first.read_until("\nready\n")
             for node in (first, second):
                 node.read_until("container up")
                 node.terminate()
