@@ -16,14 +16,16 @@ ANNOUNCEMENTS: Final = "jarvice_slurmd.announcements"
 
 
 class _OneLineFormatter(logging.Formatter):
-    """Keeps a message on its line, whoever wrote it: a forged line feed forges no entry."""
+    """Keeps an entry on its line, traceback and all, whoever wrote it: nobody forges an entry."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        return super().formatMessage(record).translate(_CONTROLS)
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record).translate(_CONTROLS)
+        return line.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 _CONTROLS: Final = {
-    code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if code != 0x09
+    **{code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != 0x09},
+    **{code: f"\\u{code:04x}" for code in (0x2028, 0x2029)},
 }
 
 

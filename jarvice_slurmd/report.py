@@ -51,5 +51,5 @@ def _without_password(proxy: str) -> str:
     credentials, at, host = proxy.rpartition("@")
     if not at:
         return proxy
-    scheme, separator, _ = credentials.rpartition("//")
-    return f"{scheme}{separator}********@{host}"
+    scheme, separator, _ = credentials.partition("://")
+    return f"{scheme if separator else ''}{separator}********@{host}"

@@ -54,8 +54,8 @@ class Settings:
     output_bytes: int = 4 * 1024 * 1024
     body_bytes: int = 64 * 1024 * 1024
     log_level: int = 30
-    http_proxy: str = ""
-    https_proxy: str = ""
+    http_proxy: str = field(default="", repr=False)
+    https_proxy: str = field(default="", repr=False)
     no_proxy: str = ""
     overlay_size: int = 640
     scratch_dir: str | None = None
@@ -170,9 +170,9 @@ class _Reader:
         value = self.text(name)
         if not value:
             return None
-        if value.isascii() and value.isdigit() and least <= int(value) <= most:
+        if value.isascii() and value.isdigit() and len(value) < 16 and least <= int(value) <= most:
             return int(value)
-        self.problem(name, f"is {value!r}; it must be a whole number from {least} to {most}")
+        self.problem(name, f"is {value[:60]!r}; it must be a whole number from {least} to {most}")
         return None
 
     def boolean(self, name: str) -> bool:
