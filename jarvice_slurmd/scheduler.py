@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from secrets import token_hex
 
 from twisted.internet.defer import CancelledError
 from zope.interface import implementer
@@ -46,6 +47,7 @@ from jarvice_slurmd.slurm.output import (
     refusal,
 )
 from jarvice_slurmd.slurm.states import Phase
+from jarvice_slurmd.slurm.submission import render_forget_submission, render_submit
 from jarvice_slurmd.slurm.verdict import judge
 from jarvice_slurmd.snapshot import QueueSnapshot
 
@@ -56,6 +58,12 @@ EXIT_LINES = 10_000
 
 #: Room for the records and for what a login shell prints, beside a job's output.
 _HEADROOM = 65_536
+
+#: Exit statuses from here on are timeout(1)'s and those of a shell that a signal ended.
+_SIGNALLED = 124
+
+#: Seconds that removing what a refused submission left may take; its caller waits for it.
+_FORGET_SECONDS = 5.0
 
 
 @implementer(IScheduler)
@@ -74,23 +82,31 @@ class SlurmScheduler:
         job = self._preparer.prepare(submission)
         node_script = job.node_script.encode("utf-8", "surrogateescape")
         interactive = b"" if job.interactive is None else render_interactive(job.interactive)
-        script = commands.render_submit(
+        batch_script = job.batch_script.encode("utf-8")
+        attempt = token_hex(8)
+        script = render_submit(
             root=self._root,
             name=job.name,
             number=job.number,
+            attempt=attempt,
             options=job.options,
             node_script_bytes=len(node_script),
             interactive_bytes=len(interactive),
+            batch_script_bytes=len(batch_script),
         )
-        batch_script = job.batch_script.encode("utf-8")
         result = await self._shell.run(script, node_script + interactive + batch_script)
         if result.status == Status.OTHER_JOB:
             raise InvalidArgumentsError(first_words(result.stderr))
+        if result.status >= _SIGNALLED:
+            # sbatch may have submitted the job all the same: asked again, it is looked for first.
+            raise SlurmUnavailableError(
+                "sbatch was ended before it said whether the job was submitted; submit it again: "
+                "the job is looked for before another one is made"
+            )
         if result.status != 0:
             error = self._error(result)
-            # Where a signal or timeout(1) ended it, sbatch may have submitted the job all the same.
-            if isinstance(error, SlurmRefusedError) and result.status < 124:
-                await self._forget_submission(job.name)
+            if isinstance(error, SlurmRefusedError):
+                await self._forget_submission(job.name, attempt)
             raise error
         jobid = parse_submitted(result.stdout)
         self._snapshot.add_submitted(job.name, jobid)
@@ -230,9 +246,10 @@ class SlurmScheduler:
             return SlurmUnavailableError(f"Slurm's controller did not answer: {words}")
         return refusal(result.stderr)
 
-    async def _forget_submission(self, name: str) -> None:
+    async def _forget_submission(self, name: str, attempt: str) -> None:
+        script = render_forget_submission(root=self._root, name=name, attempt=attempt)
         try:
-            await self._shell.run(commands.render_forget_submission(root=self._root, name=name))
+            await self._shell.run(script, timeout=_FORGET_SECONDS)
         except (JarviceSlurmdError, CancelledError) as error:
             _log.warning("Could not remove what job %s left when it was refused: %s", name, error)
 

@@ -44,7 +44,7 @@ class SubmitTests(SchedulerTestCase):
         (command,) = self.shell.commands
         node = "JOBOBJ_INTERACTIVE=False\necho é \udcff\n".encode("utf-8", "surrogateescape")
         self.assertTrue(command.stdin.startswith(node + b"#!/bin/bash\n"))
-        self.assertIn(f"head -c {len(node)} ", command.script)
+        self.assertIn(f"take node.sh {len(node)} ", command.script)
 
     def test_visible_at_once(self) -> None:
         """/queued knows it before squeue does."""

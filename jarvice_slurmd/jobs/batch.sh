@@ -1,11 +1,16 @@
 #!/bin/bash
 #SBATCH --no-requeue
+#SBATCH --open-mode=append
 # What Slurm runs for a JARVICE job, on the job's first node.
 #
 # The text that runs on every node may hold registry passwords, so it is not in this script (which
 # slurmctld and slurmd keep in their spools): it waits, readable by the job's owner alone, in the
 # submission's folder, and is removed as soon as every node has read it. That is why the job is not
 # requeued: there would be nothing left to run.
+#
+# An attempt to submit whose answer was lost is made again, and Slurm may make a job of both. The
+# first to note its id in the submission's folder, here or as sbatch answers, is the job
+# (slurm/submission.py); another one ends at once and leaves nothing, its output file untouched.
 #
 # In the job's folder, <scratch>.jarvice/jobs/<jobid>/, it leaves what answers for the job after
 # Slurm has forgotten it:
@@ -45,6 +50,15 @@ fail() {
     exit 1
 }
 
+claim=$submission/jobid.$SLURM_JOB_ID
+if [ ! -s "$submission/jobid" ] && printf '%s\n' "$SLURM_JOB_ID" 2>/dev/null >"$claim"; then
+    ln "$claim" "$submission/jobid" 2>/dev/null || [ -s "$submission/jobid" ] ||
+        mv -f "$claim" "$submission/jobid"
+    rm -f "$claim"
+fi
+chosen=$(cat "$submission/jobid" 2>/dev/null)
+[ "${chosen:-$SLURM_JOB_ID}" = "$SLURM_JOB_ID" ] || exit 0
+
 # Slurm may have given out this id before: another job's records don't answer for this one.
 if [ -e "$job/name" ] && [ "$(cat "$job/name")" != "$jarvice_name" ]; then
     rm -rf "$jarvice_root/jobs/${SLURM_JOB_ID:?}"
@@ -55,7 +69,6 @@ mkdir -p "$job" || {
 }
 leave name "$jarvice_name"
 leave start "$begun"
-[ -s "$submission/jobid" ] || printf '%s\n' "$SLURM_JOB_ID" >"$submission/jobid"
 [ -r "$submission/node.sh" ] ||
     fail "the job's text $submission/node.sh is not there on $(hostname): the folder is not shared with the login node, or the job was started before"
 mv -f "$submission/node.sh" "$job/node.sh" || fail "the job's text can't be moved to $job"
@@ -181,7 +194,8 @@ while :; do
     kill -0 "$step" 2>/dev/null || break
 done
 kill "$forgetter" 2>/dev/null
-rm -f "$job/node.sh"
+# The second is there when an attempt to submit was made again while this job began.
+rm -f "$job/node.sh" "$submission/node.sh"
 
 # The first node decides (PROTOCOL §2): its verdict, else the exit status of its text.
 if [ -s "$job/code" ]; then

@@ -42,16 +42,21 @@ def render_root(scratch_dir: str | None) -> str:
     return '"$HOME"/.jarvice' if scratch_dir is None else quote(f"{scratch_dir}.jarvice")
 
 
-def _folder(root: str) -> str:
-    # The folder around .jarvice must be there: an unmounted file system is no empty one.
-    return f'root={root}\n[ -d "${{root%/.jarvice}}" ] || {{ {_lament(root)}; }}\n'
+def render_folder_check(root: str) -> str:
+    """Set `$root`, and end with `Status.NO_FOLDER` where the file system is not there.
 
-
-def _lament(root: str) -> str:
-    return (
-        'echo "the folder ${root%/.jarvice} is not there on $(hostname)" >&2; '
-        f"exit {Status.NO_FOLDER}"
-    )
+    An unmounted file system is no empty one: its mount point is not there, or not ours to write to.
+    """
+    return f"""root={root}
+if [ ! -d "${{root%/.jarvice}}" ]; then
+    echo "the folder ${{root%/.jarvice}} is not there on $(hostname)" >&2
+    exit {Status.NO_FOLDER}
+elif [ ! -d "$root" ] && [ ! -w "${{root%/.jarvice}}" ]; then
+    echo "the folder ${{root%/.jarvice}} on $(hostname) holds no .jarvice and can't be written" \\
+        "to: is its file system mounted?" >&2
+    exit {Status.NO_FOLDER}
+fi
+"""
 
 
 def _checked_jobid(jobid: str) -> str:
@@ -68,79 +73,6 @@ def render_queue() -> str:
     )
 
 
-def render_submit(
-    *,
-    root: str,
-    name: str,
-    number: int,
-    options: tuple[str, ...],
-    node_script_bytes: int,
-    interactive_bytes: int = 0,
-) -> str:
-    """Submit a job once, under a lock; prints its job id.
-
-    stdin is the node script, `node_script_bytes` long, then what any replica must know of an
-    interactive job, `interactive_bytes` long, then the batch script. A submission that
-    was made already is answered with its job id. Where an earlier attempt's outcome is unknown it
-    is looked for in the queue and in accounting before sbatch is tried again.
-    """
-    job_name = quote(NAME_PREFIX + name)
-    keep_interactive = (
-        f"head -c {interactive_bytes} >interactive.new &&"
-        " mv -f interactive.new interactive &&\n    "
-        if interactive_bytes
-        else ""
-    )
-    return f"""{NEUTRAL}umask 077
-{_folder(root)}submission=$root/submit/{quote(name)}
-mkdir -p "$root/jobs" "$root/numbers" "$submission" && cd "$submission" || exit {Status.NO_FOLDER}
-command exec 9>lock || exit {Status.NO_FOLDER}
-flock -w 30 9 || {{ echo "another submission of this job does not end" >&2; exit {Status.LOCKED}; }}
-if [ -s number ] && [ "$(cat number)" != {number} ]; then
-    echo "a job of this name and number $(cat number) was submitted before" >&2
-    exit {Status.OTHER_JOB}
-fi
-if [ ! -s jobid ] && [ -e intent ]; then
-    found=$(squeue --noheader --states=all --user="$(id -un)" --name={job_name} --format=%i) ||
-        exit {Status.NO_ANSWER}
-    [ -n "$found" ] ||
-        found=$(sacct -nXP --name={job_name} --starttime="$(cat intent)" --format=JobIDRaw \\
-            2>/dev/null)
-    found=$(printf '%s\\n' "$found" | tail -n 1)
-    [ -z "$found" ] || {{ echo "$found" >jobid.new && mv -f jobid.new jobid; }}
-fi
-if [ -s jobid ]; then
-    cat jobid
-    exit 0
-fi
-head -c {node_script_bytes} >node.sh.new && [ "$(wc -c <node.sh.new)" -eq {node_script_bytes} ] &&
-    mv -f node.sh.new node.sh &&
-    {keep_interactive}echo {number} >number.new && mv -f number.new number &&
-    date +%Y-%m-%dT%H:%M:%S >intent.new && mv -f intent.new intent ||
-    {{ rm -f node.sh.new; echo "the job's text can't be written to $submission" >&2
-      exit {Status.NO_FOLDER}; }}
-printf '%s\\n' {quote(name)} >"$root/numbers/{number}.new" &&
-    mv -f "$root/numbers/{number}.new" "$root/numbers/{number}"
-said=$(sbatch {" ".join(options)} 9>&-)
-status=$?
-if [ "$status" -ne 0 ]; then
-    exit "$status"
-fi
-said=$(printf '%s\\n' "$said" | tail -n 1)
-said=${{said%%;*}}
-[ -s jobid ] || {{ echo "$said" >jobid.new && mv -f jobid.new jobid; }}
-[ -s jobid ] && cat jobid || echo "$said"
-"""
-
-
-def render_forget_submission(*, root: str, name: str) -> str:
-    """Remove what a refused submission left: Slurm said no, so there is no job to look for."""
-    return f"""{_folder(root)}cd "$root"/submit/{quote(name)} || exit 0
-command exec 9>lock && flock -w 5 9 && [ ! -s jobid ] && rm -f intent node.sh number interactive
-exit 0
-"""
-
-
 def render_cancel(*, root: str, name: str, jobid: str, force: bool) -> str:
     """Cancel a job of that id and name, after noting that it was cancelled, when it is ours.
 
@@ -151,8 +83,9 @@ def render_cancel(*, root: str, name: str, jobid: str, force: bool) -> str:
     filters = f'--user="$(id -un)" --name={job_name}'
     # Cancelled as a whole a job always gets KillWait; its step, which is all of it, can be killed.
     kill = f"scancel --quiet --signal=KILL {filters} {jobid}.0\n" if force else ""
+    check = render_folder_check(root)
     return f"""{NEUTRAL}umask 077
-{_folder(root)}if [ "$(cat "$root"/submit/{quote(name)}/jobid 2>/dev/null)" = {jobid} ] ||
+{check}if [ "$(cat "$root"/submit/{quote(name)}/jobid 2>/dev/null)" = {jobid} ] ||
     [ "$(head -n 1 "$root/jobs/{jobid}/name" 2>/dev/null)" = {quote(name)} ]; then
     mkdir -p "$root/jobs/{jobid}" &&
         printf '%s\\n' {quote(name)} >"$root/jobs/{jobid}/name" &&
@@ -193,7 +126,8 @@ def render_post_mortem(
         if accounting
         else ""
     )
-    return f"""{NEUTRAL}{_folder(root)}if [ -e "$root" ] && ! ls "$root/jobs" >/dev/null; then
+    check = render_folder_check(root)
+    return f"""{NEUTRAL}{check}if [ -e "$root" ] && ! ls "$root/jobs" >/dev/null; then
     echo "$root/jobs can't be read" >&2
     exit {Status.NO_FOLDER}
 fi
@@ -221,7 +155,7 @@ def render_mark_answered(*, root: str, name: str, jobid: str, state: str, elapse
     """Note what exitstatus answered, so that asked again the answer is the same (PROTOCOL §4)."""
     folder = f'"$root/jobs/{_checked_jobid(jobid)}"'
     return f"""umask 077
-{_folder(root)}mkdir -p {folder} && cd {folder} || exit {Status.NO_FOLDER}
+{render_folder_check(root)}mkdir -p {folder} && cd {folder} || exit {Status.NO_FOLDER}
 [ -e name ] || printf '%s\\n' {quote(name)} >name
 [ -e answer ] || {{ printf '%s %s\\n' {quote(state)} {elapsed} >.answer && mv -f .answer answer; }}
 """
@@ -229,7 +163,8 @@ def render_mark_answered(*, root: str, name: str, jobid: str, state: str, elapse
 
 def render_tail(*, root: str, name: str, lines: int, limit: int) -> str:
     """The last lines of a job's output, at most `limit` bytes; 0 lines means all of those bytes."""
-    return f"""{_folder(root)}[ -s "$root"/{quote(name)}.out ] || exit {Status.NO_OUTPUT}
+    check = render_folder_check(root)
+    return f"""{check}[ -s "$root"/{quote(name)}.out ] || exit {Status.NO_OUTPUT}
 {_tail(quote(name), lines, limit)}
 """
 
@@ -257,7 +192,7 @@ def render_collect_garbage(*, root: str, answered_minutes: int, unasked_days: in
     is never touched: its folder has no `exit` or `answer`, and its submission a job id whose
     folder says neither.
     """
-    return f"""{_folder(root)}cd "$root" 2>/dev/null || exit 0
+    return f"""{render_folder_check(root)}cd "$root" 2>/dev/null || exit 0
 forget() {{
     case $1 in '' | *[!0-9_+]*) return ;; esac
     name=$(head -n 1 "jobs/$1/name" 2>/dev/null)

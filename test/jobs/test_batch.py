@@ -270,3 +270,30 @@ class EndTests(BatchTestCase):
     def test_time_limit(self) -> None:
         """So it does for a time limit."""
         self.assertEqual(self.end("TimeLimit").verdict()[0], "TIMEOUT")
+
+
+class ClaimTests(BatchTestCase):
+    """Two jobs of one submission: Slurm made both, where an answer was lost and it was retried."""
+
+    def test_first(self) -> None:
+        """Where no attempt has noted an id yet, the first job to begin is the job."""
+        job = self.job("echo ran")
+        (job.submission / "jobid").unlink()
+        self.assertEqual(job.run(), (0, b"ran\n"))
+        self.assertEqual((job.submission / "jobid").read_text(), "41\n")
+        self.assertEqual({path.name for path in job.submission.iterdir()}, {"jobid"})
+
+    def test_second(self) -> None:
+        """The other one does nothing, says nothing and leaves nothing."""
+        job = self.job("echo ran")
+        (job.submission / "jobid").write_text("40\n")
+        before = job.node.files()
+        self.assertEqual(job.run(), (0, b""))
+        self.assertEqual(job.node.files(), before)
+        self.assertEqual(job.node.calls("srun"), [])
+
+    def test_text_put_there_again(self) -> None:
+        """What a second attempt put there for the job that ran already is removed at its end."""
+        job = self.job("echo again >$HOME/.jarvice/submit/x/node.sh")
+        job.run()
+        self.assertFalse((job.submission / "node.sh").exists())

@@ -12,18 +12,17 @@ from jarvice_slurmd.slurm.commands import (
     render_cancel,
     render_collect_garbage,
     render_events,
-    render_forget_submission,
     render_list_folder,
     render_mark_answered,
     render_post_mortem,
     render_queue,
     render_release,
     render_root,
-    render_submit,
     render_tail,
 )
 from jarvice_slurmd.slurm.output import PostMortem, parse_post_mortem
 from jarvice_slurmd.slurm.states import parse_state
+from jarvice_slurmd.slurm.submission import render_forget_submission, render_submit
 from test.slurm.sandbox import Sandbox
 
 _ROOT = render_root(None)
@@ -275,8 +274,17 @@ class ShellcheckTests(SynchronousTestCase):
         root, name, jobid = _ROOT, "a'b c", "41"
         for script in (
             render_queue(),
-            render_submit(root=root, name=name, number=7, options=("-H",), node_script_bytes=5),
-            render_forget_submission(root=root, name=name),
+            render_submit(
+                root=root,
+                name=name,
+                number=7,
+                attempt="a1",
+                options=("-H",),
+                node_script_bytes=5,
+                batch_script_bytes=5,
+                interactive_bytes=5,
+            ),
+            render_forget_submission(root=root, name=name, attempt="a1"),
             render_cancel(root=root, name=name, jobid=jobid, force=True),
             render_release(jobid="41"),
             render_events(jobid="41"),

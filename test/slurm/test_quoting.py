@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from jarvice_slurmd.jobs.devices import Devices
 from jarvice_slurmd.jobs.model import JobRequest, Submission
 from jarvice_slurmd.jobs.script import render_sbatch_options
-from jarvice_slurmd.slurm.commands import render_cancel, render_root, render_submit
+from jarvice_slurmd.slurm.commands import render_cancel, render_root
+from jarvice_slurmd.slurm.submission import render_submit
 from test.properties import names, property_test, words
 from test.slurm.sandbox import Sandbox
 
@@ -19,7 +20,15 @@ _ROOT = render_root(None)
 
 
 def _submit(name: str, *options: str) -> str:
-    return render_submit(root=_ROOT, name=name, number=7, options=options, node_script_bytes=0)
+    return render_submit(
+        root=_ROOT,
+        name=name,
+        number=7,
+        attempt="a1",
+        options=options,
+        node_script_bytes=0,
+        batch_script_bytes=0,
+    )
 
 
 class SubmitTests(SynchronousTestCase):
@@ -61,7 +70,13 @@ class SubmitTests(SynchronousTestCase):
         scratch = self.node.folder / "scratch" / f"_{folder}"
         scratch.mkdir(parents=True, exist_ok=True)
         script = render_submit(
-            root=render_root(f"{scratch}/"), name="x", number=1, options=(), node_script_bytes=0
+            root=render_root(f"{scratch}/"),
+            name="x",
+            number=1,
+            attempt="a1",
+            options=(),
+            node_script_bytes=0,
+            batch_script_bytes=0,
         )
         self.assertEqual(self.node.run(script).stdout, b"41\n")
         self.assertEqual((scratch / ".jarvice" / "numbers" / "1").read_text(), "x\n")

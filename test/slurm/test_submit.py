@@ -8,12 +8,8 @@ import subprocess
 from twisted.trial.unittest import SynchronousTestCase
 
 from jarvice_slurmd.interfaces import CommandResult
-from jarvice_slurmd.slurm.commands import (
-    Status,
-    render_forget_submission,
-    render_root,
-    render_submit,
-)
+from jarvice_slurmd.slurm.commands import Status, render_root
+from jarvice_slurmd.slurm.submission import render_forget_submission, render_submit
 from test.slurm.sandbox import Sandbox
 
 _NODE = b"echo node\n'\"\\\xff\n"
@@ -21,14 +17,26 @@ _BATCH = b"#!/bin/bash\necho batch\n"
 _ROOT = render_root(None)
 
 
-def _submit(name: str = "x", number: int = 7, *options: str, size: int = len(_NODE)) -> str:
+def _submit(
+    name: str = "x",
+    number: int = 7,
+    *options: str,
+    size: int = len(_NODE),
+    attempt: str = "a1",
+) -> str:
     return render_submit(
         root=_ROOT,
         name=name,
         number=number,
+        attempt=attempt,
         options=options or ("--parsable",),
         node_script_bytes=size,
+        batch_script_bytes=len(_BATCH),
     )
+
+
+def _forget(attempt: str = "a1") -> str:
+    return render_forget_submission(root=_ROOT, name="x", attempt=attempt)
 
 
 class SubmitTestCase(SynchronousTestCase):
@@ -93,7 +101,9 @@ class FirstTimeTests(SubmitTestCase):
     def test_users_settings(self) -> None:
         """What the user has set for squeue does not change what we read."""
         self.node.stub("sbatch", 'echo "${SQUEUE_FORMAT-unset} $LC_ALL" >&2; echo 41')
-        result = self.node.run(f"SQUEUE_FORMAT=%j; export SQUEUE_FORMAT\n{_submit()}", _NODE)
+        result = self.node.run(
+            f"SQUEUE_FORMAT=%j; export SQUEUE_FORMAT\n{_submit()}", _NODE + _BATCH
+        )
         self.assertEqual(result.stderr, b"unset C\n")
 
     def test_lock_is_not_inherited(self) -> None:
@@ -141,11 +151,17 @@ class AgainTests(SubmitTestCase):
 
     def test_text_cut_off(self) -> None:
         """Where the link is cut while the text comes, nothing is submitted, and later all of it."""
-        result = self.node.run(_submit(), _NODE[:5])
-        self.assertEqual(result.status, Status.NO_FOLDER)
-        self.assertEqual(self.node.calls("sbatch"), [])
-        self.assertEqual(self.submit().stdout, b"41\n")
-        self.assertEqual((self.submission / "node.sh").read_bytes(), _NODE)
+        texts = _NODE + _BATCH
+        for cut in (5, len(_NODE), len(_NODE) + 5, len(texts) - 1):
+            shutil.rmtree(self.node.root, ignore_errors=True)
+            result = self.node.run(_submit(), texts[:cut])
+            self.assertEqual(result.status, Status.NO_FOLDER, cut)
+            self.assertEqual(self.node.calls("sbatch"), [], cut)
+            self.assertEqual(self.node.files(self.submission), {"lock"}, cut)
+            self.assertEqual(self.submit().stdout, b"41\n")
+            self.assertEqual((self.submission / "node.sh").read_bytes(), _NODE)
+            self.assertEqual((self.node.folder / "batch").read_bytes(), _BATCH)
+            self.node.forget_calls()
 
 
 class InterruptedTests(SubmitTestCase):
@@ -169,6 +185,22 @@ class InterruptedTests(SubmitTestCase):
         self.assertIn("--name=jarvice_x", call)
         self.assertIn("--states=all", call)
 
+    def test_several(self) -> None:
+        """Where Slurm made several of it, the first is the job."""
+        self.node.stub("squeue", "echo 100; echo 41; echo 99")
+        self.assertEqual(self.submit().stdout, b"41\n")
+
+    def test_made_while_it_was_made_again(self) -> None:
+        """Slurm makes a job of the first attempt late: begun first it is the one, the other goes.
+
+        As batch.sh does, it notes its id when it begins.
+        """
+        self.node.stub("scancel")
+        self.node.stub("sbatch", f"echo 98 >'{self.submission}/jobid'; echo 99")
+        self.assertEqual(self.submit().stdout, b"98\n")
+        self.assertEqual(self.node.calls("scancel"), [["--quiet", "99"]])
+        self.assertEqual(self.submit().stdout, b"98\n")
+
     def test_adopted_from_accounting(self) -> None:
         """A job that the queue has forgotten is found there, looked for since the attempt."""
         self.node.stub("sacct", "echo 41")
@@ -176,7 +208,9 @@ class InterruptedTests(SubmitTestCase):
         self.assertEqual(self.node.calls("sbatch"), [])
         (call,) = self.node.calls("sacct")
         (since,) = [word for word in call if word.startswith("--starttime=")]
-        self.assertEqual(since, f"--starttime={(self.submission / 'intent').read_text().strip()}")
+        self.assertEqual(
+            since, f"--starttime={(self.submission / 'intent').read_text().split()[0]}"
+        )
 
     def test_adopted_from_itself(self) -> None:
         """A job that started has left its id, though Slurm knows nothing any more."""
@@ -218,30 +252,49 @@ class RefusedTests(SubmitTestCase):
     def test_forgotten(self) -> None:
         """Then nothing secret stays, and the name and number can be used again."""
         self.submit()
-        self.assertEqual(self.node.run(render_forget_submission(root=_ROOT, name="x")).status, 0)
+        self.assertEqual(self.node.run(_forget()).status, 0)
         self.assertFalse((self.submission / "node.sh").exists())
+        self.node.forget_calls()
         self.node.stub("sbatch", "echo 41")
         self.assertEqual(self.submit(number=8).stdout, b"41\n")
         self.assertEqual(self.node.calls("squeue"), [])
+
+    def test_not_forgotten_while_in_doubt(self) -> None:
+        """Slurm has a job of that name, or does not answer, or it was tried again: all stays."""
+        self.submit()
+        before = self.node.files()
+        self.node.stub("squeue", "echo 41")
+        self.node.run(_forget())
+        self.node.stub("squeue", "exit 1")
+        self.node.run(_forget())
+        self.node.stub("squeue")
+        self.node.run(_forget("a2"))
+        self.assertEqual(self.node.files(), before)
 
     def test_submitted_one_is_not_forgotten(self) -> None:
         """A retry that succeeded meanwhile keeps what it has."""
         self.node.stub("sbatch", "echo 41")
         self.submit()
         before = self.node.files()
-        self.node.run(render_forget_submission(root=_ROOT, name="x"))
+        self.node.run(_forget())
         self.assertEqual(self.node.files(), before)
 
     def test_forget_nothing(self) -> None:
         """Forgetting what was never there is no error and makes nothing."""
-        result = self.node.run(render_forget_submission(root=_ROOT, name="x"))
+        result = self.node.run(_forget())
         self.assertEqual((result.status, self.node.files()), (0, set()))
 
     def test_folder_not_there(self) -> None:
         """An unmounted scratch folder is no empty one: nothing is made in its place."""
         gone = self.node.folder / "scratch"
         script = render_submit(
-            root=render_root(f"{gone}/"), name="x", number=7, options=(), node_script_bytes=0
+            root=render_root(f"{gone}/"),
+            name="x",
+            number=7,
+            attempt="a1",
+            options=(),
+            node_script_bytes=0,
+            batch_script_bytes=0,
         )
         result = self.node.run(script)
         self.assertEqual(result.status, Status.NO_FOLDER)
