@@ -27,11 +27,15 @@ _FALSE: Final = frozenset({"false", "no", "off", "0", ""})
 
 
 class SettingsError(JarviceSlurmdError):
-    """The configuration is wrong; `problems` holds a sentence for each thing that is."""
+    """The configuration is wrong; `problems` holds a sentence for each thing that is.
 
-    def __init__(self, problems: list[str]) -> None:
+    `settings` is what was read all the same, so that whoever knows more can look for more.
+    """
+
+    def __init__(self, problems: list[str], settings: Settings) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+        self.settings = settings
 
 
 @frozen(kw_only=True)
@@ -133,7 +137,7 @@ class Settings:
                 "JARVICE_REGISTRY_PROXY_REPOS", "is needed when JARVICE_REGISTRY_PROXY_PORT is set"
             )
         if read.problems:
-            raise SettingsError(read.problems)
+            raise SettingsError(read.problems, settings)
         return settings
 
 
