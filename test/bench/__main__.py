@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cryptography
@@ -16,11 +18,25 @@ import paramiko  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 import twisted
 from test.bench import long_queue, status, submit
-from test.bench.figures import Section, render_report
-from test.bench.neighbours import ControlMaster
-from test.bench.scene import set_scene
+from test.bench.figures import NoFiguresError, Section, render_report
+from test.bench.load import LoadFailedError
+from test.bench.neighbours import AskFailedError, ControlMaster
+from test.bench.scene import Scene, SceneError, set_scene
+from test.cluster.harness import DevClusterFailedError
 
 _RUNNING_JOBS = 10
+
+# What ends the bench early with a sentence; anything else is the bench's own fault.
+_TOLD = (
+    AskFailedError,
+    DevClusterFailedError,
+    LoadFailedError,
+    NoFiguresError,
+    OSError,
+    SceneError,
+    http.client.HTTPException,
+    subprocess.SubprocessError,
+)
 
 
 def _facts() -> Iterable[str]:
@@ -52,19 +68,36 @@ def main() -> int:
         print(f"[{time.monotonic() - began:5.0f} s] {what}", file=sys.stderr, flush=True)
 
     sections: list[Section] = []
+    broken: list[str] = []
     tell("bringing up the cluster and the daemon")
-    with set_scene(_RUNNING_JOBS) as scene:
-        facts.append(f"  {scene.cluster.slurm('sinfo', '--version').strip()}")
-        socket = scene.folder / "master"
-        with ControlMaster(scene.login, socket) as master:
-            sections.append(status.measure_rates(scene, str(socket), tell))
-            sections.append(status.measure_questions(scene, str(socket), tell))
-            sections.append(submit.measure_latency(scene, master, tell))
-            sections.append(submit.measure_burst(scene, master, tell))
-            sections.append(long_queue.measure(scene, master, tell))
-    print(render_report([*facts, f"  took {time.monotonic() - began:.0f} s"], sections))
-    return 1 if any(section.broken for section in sections) else 0
+    try:
+        with set_scene(_RUNNING_JOBS) as scene:
+            facts.append(f"  {scene.cluster.slurm('sinfo', '--version').strip()}")
+            for section in _measure(scene, tell):
+                sections.append(section)
+                broken += section.broken
+    except _TOLD as error:
+        broken.append(f"the bench could not go on: {error}")
+    facts.append(f"  took {time.monotonic() - began:.0f} s")
+    print(render_report(facts, sections, broken), flush=True)
+    return 1 if broken else 0
+
+
+def _measure(scene: Scene, tell: Callable[[str], None]) -> Iterator[Section]:
+    socket = scene.folder / "master"
+    with ControlMaster(scene.login, socket) as master:
+        yield status.measure_rates(scene, str(socket), tell)
+        yield status.measure_questions(scene, str(socket), tell)
+        yield submit.measure_latency(scene, master, tell)
+        yield submit.measure_burst(scene, master, tell)
+        yield long_queue.measure(scene, master, tell)
+
+
+def _stopped(signal_number: int, _frame: object) -> None:
+    # What was started is ended on the way out.
+    raise SystemExit(128 + signal_number)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stopped)
     sys.exit(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from math import ceil
+from math import ceil, inf
 from statistics import median
 from typing import Final
 
@@ -89,11 +89,12 @@ class Series:
         return total
 
     def latency(self, percent: float) -> float:
-        """The median over the runs of a percentile of the latencies, in milliseconds."""
+        """The median over the runs of a percentile of the latencies, in milliseconds.
+
+        Infinite when no run had an answer.
+        """
         answered = [sample for sample in self._samples() if sample.latencies]
-        if not answered:
-            raise NoFiguresError("no question was answered")
-        return median(sample.latency(percent) for sample in answered)
+        return median(sample.latency(percent) for sample in answered) if answered else inf
 
     def _samples(self) -> Sequence[Sample]:
         if not self.samples:
@@ -137,8 +138,10 @@ def render_table(rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"  {line.rstrip()}\n" for line in lines)
 
 
-def render_report(facts: Iterable[str], sections: Sequence[Section]) -> str:
-    """The whole report."""
+def render_report(
+    facts: Iterable[str], sections: Sequence[Section], broken: Sequence[str] = ()
+) -> str:
+    """The whole report; `broken` is what went wrong, in the sections or around them."""
     parts = ["".join(f"{fact}\n" for fact in facts)]
     for number, section in enumerate(sections, 1):
         remarks = "".join(f"  {remark}\n" for remark in section.remarks)
@@ -148,9 +151,13 @@ def render_report(facts: Iterable[str], sections: Sequence[Section]) -> str:
         rows = [("goal", "measured", "")]
         rows += [(g.text, g.measured, "reached" if g.reached else "MISSED") for g in goals]
         parts.append(f"Goals\n\n{render_table(rows)}")
-    broken = [line for section in sections for line in section.broken]
     parts.append("".join(f"FAILED: {line}\n" for line in broken) or "Nothing failed.\n")
     return "\n".join(parts)
+
+
+def milliseconds(series: Series, percent: float) -> str:
+    """A percentile of the latencies, in milliseconds, as a table shows it; `-` for none."""
+    return f"{series.latency(percent):.1f}" if series.answers else "-"
 
 
 def render_failures(failures: Mapping[str, int]) -> str:

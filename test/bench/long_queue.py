@@ -14,7 +14,7 @@ from attrs import evolve
 
 from deploy.demo.processes import free_port
 from test.bench import load, status
-from test.bench.figures import Goal, Section, render_failures
+from test.bench.figures import Goal, Section, Series, milliseconds, render_failures
 from test.bench.neighbours import Ask, ControlMaster, FreshParamiko
 from test.bench.scene import Scene, SceneError, Upstream, daemon
 from test.bench.watched import Stall
@@ -49,7 +49,7 @@ def measure(scene: Scene, master: ControlMaster, tell: Callable[[str], None]) ->
         }
         stalls = {title: _stalls(ask, watch) for title, ask in questions.items()}
     tell(f"status answers a second with {JOBS} jobs queued")
-    sample = load.run(status.runstatus(scene).with_callers(8))
+    rate = Series([load.run(status.runstatus(scene).with_callers(8))])
     worst = max(stall.wall for title in stalls for stall in stalls[title] if title != "nothing")
     rows = [("first answer after a second's silence, ms", "short queue", f"{JOBS} jobs")]
     rows += [(title, f"{median(short[title]):.0f}", f"{median(long[title]):.0f}") for title in long]
@@ -64,8 +64,8 @@ def measure(scene: Scene, master: ControlMaster, tell: Callable[[str], None]) ->
         for title, found in stalls.items()
     ]
     remarks += [
-        f"status answers a second with {JOBS} jobs, 8 callers: {sample.rate:.0f},"
-        f" p50 {sample.latency(50):.1f} ms, p99 {sample.latency(99):.1f} ms",
+        f"status answers a second with {JOBS} jobs, 8 callers: {rate.rate:.0f},"
+        f" p50 {milliseconds(rate, 50)} ms, p99 {milliseconds(rate, 99)} ms",
         f"(the {JOBS} are real, tiny held jobs, submitted on the node in {submitting:.0f} s)",
     ]
     return Section(
@@ -79,7 +79,7 @@ def measure(scene: Scene, master: ControlMaster, tell: Callable[[str], None]) ->
                 reached=worst * 1000 < _MOST_STALL_MS,
             )
         ],
-        broken=[f"with {JOBS} jobs: {render_failures(sample.failures)}"] if sample.failures else [],
+        broken=[f"with {JOBS} jobs: {render_failures(rate.failures)}"] if rate.failures else [],
     )
 
 

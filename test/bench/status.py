@@ -16,6 +16,7 @@ from test.bench.figures import (
     Section,
     Series,
     count_questions,
+    milliseconds,
     ratio,
     render_failures,
 )
@@ -144,8 +145,8 @@ def measure_rates(scene: Scene, control_socket: str, tell: Callable[[str], None]
                     technique.title,
                     str(callers),
                     f"{theirs.rate:.0f}" if theirs.rate >= 100 else f"{theirs.rate:.1f}",
-                    f"{theirs.latency(50):.1f}",
-                    f"{theirs.latency(99):.1f}",
+                    milliseconds(theirs, 50),
+                    milliseconds(theirs, 99),
                     str(theirs.failures.total()),
                     "" if technique.is_ours else f"{ratio(ours.rate, theirs.rate)} as many",
                 )
