@@ -12,7 +12,6 @@ from twisted.conch.ssh.transport import (
     DISCONNECT_AUTH_CANCELLED_BY_USER,
     DISCONNECT_BY_APPLICATION,
     DISCONNECT_KEY_EXCHANGE_FAILED,
-    SSHClientTransport,
 )
 from twisted.conch.ssh.userauth import MSG_USERAUTH_REQUEST, SSHUserAuthClient
 from twisted.internet.defer import Deferred, fail, succeed
@@ -24,6 +23,7 @@ from jarvice_slurmd.errors import NotConnectedError
 from jarvice_slurmd.ssh.connection import LinkConnection, ServerVersion, WarningsLogger
 from jarvice_slurmd.ssh.host_keys import HostKeyError, HostKeyPolicy, fingerprint
 from jarvice_slurmd.ssh.options import Destination
+from jarvice_slurmd.ssh.transport import PacketTransport
 
 
 class SSHSetupError(NotConnectedError):
@@ -34,7 +34,7 @@ class AuthenticationError(SSHSetupError):
     """The login node did not let us in."""
 
 
-class LinkTransport(SSHClientTransport):
+class LinkTransport(PacketTransport):
     """One connection to the login node, until it is authenticated and afterwards.
 
     `ready` fires with the `LinkConnection` after authentication, or fails with `HostKeyError`,
@@ -42,9 +42,7 @@ class LinkTransport(SSHClientTransport):
     connection ended, or is about to.
     """
 
-    # As measured the fastest that Conch has (TRAPS); no SHA-1, no CBC.
-    supportedCiphers = [b"aes128-ctr", b"aes192-ctr", b"aes256-ctr"]  # noqa: RUF012
-    supportedMACs = [b"hmac-sha2-256", b"hmac-sha2-512"]  # noqa: RUF012
+    # No SHA-1; `PacketTransport` says which ciphers.
     supportedKeyExchanges = [  # noqa: RUF012
         b"curve25519-sha256",
         b"curve25519-sha256@libssh.org",
@@ -65,6 +63,7 @@ class LinkTransport(SSHClientTransport):
         policy: HostKeyPolicy,
         make_connection: Callable[[], LinkConnection],
     ) -> None:
+        super().__init__()
         self.supportedPublicKeys = policy.algorithms(destination.host, destination.port)
         self.ready: Deferred[LinkConnection] = Deferred(self._cancelled)
         self.reason = ""

@@ -19,6 +19,7 @@ from jarvice_slurmd.ssh.host_keys import HostKeyPolicy, parse_known_hosts
 from jarvice_slurmd.ssh.keys import load_private_key
 from jarvice_slurmd.ssh.link import SSHLink
 from jarvice_slurmd.ssh.options import LinkOptions
+from jarvice_slurmd.ssh.transport import PacketTransport
 from test.contract_shell import RemoteShellContract
 from test.ssh.sshd import PrivateKey, Sshd, private_pem, public_line
 
@@ -115,14 +116,26 @@ class LoadTests(_SSHTests):
         await self.run_all(link, 1)
 
     async def test_rekey(self) -> None:
-        """Keys are exchanged again and again while megabytes go both ways."""
-        sshd = self.start_sshd("RekeyLimit 1M\nLogLevel DEBUG1")
-        link = await self.connected_to(sshd)
+        """Keys are exchanged again and again while megabytes go both ways, with every cipher."""
         data = bytes(range(256)) * 20_000
-        runs = [link.run("cat", data, timeout=100) for _ in range(3)]
-        for result in await gatherResults(runs):
-            self.assertEqual(result.stdout, data)
-        self.assertGreater(sshd.log().count("NEWKEYS sent"), 5)
+        for cipher in PacketTransport.supportedCiphers:
+            sshd = self.start_sshd(
+                f"RekeyLimit 1M\nLogLevel DEBUG1\nCiphers {cipher.decode('ascii')}"
+            )
+            link = await self.connected_to(sshd)
+            runs = [link.run("cat", data, timeout=100) for _ in range(3)]
+            for result in await gatherResults(runs):
+                self.assertEqual(result.stdout, data)
+            self.assertGreater(sshd.log().count("NEWKEYS sent"), 5)
+
+    async def test_hardened_server(self) -> None:
+        """A server with AES-GCM, and no MAC that we know, will do."""
+        sshd = self.start_sshd(
+            "Ciphers chacha20-poly1305@openssh.com,aes256-gcm@openssh.com\n"
+            "MACs hmac-sha2-512-etm@openssh.com\nKexAlgorithms curve25519-sha256\n"
+            "HostKeyAlgorithms ssh-ed25519\nPubkeyAcceptedAlgorithms ssh-ed25519"
+        )
+        await self.run_all(await self.connected_to(sshd), 3)
 
     async def test_keys(self) -> None:
         """Commands run whatever kind the user's key is."""
