@@ -20,6 +20,7 @@ trap : TERM
 while [ $task -lt $tasks ]; do
     SLURM_PROCID=$task SLURMD_NODENAME=n$((task + 1)) "$@" &
     pids="$pids $!" task=$((task + 1))
+    echo $! >>"$HOME/tasks"
 done
 code=0
 for pid in $pids; do
@@ -82,10 +83,28 @@ class BatchRun:
             },
         )
 
-    def terminate(self) -> None:
-        """SIGTERM for every process of the job, as a time limit or scancel has it."""
+    def terminate(self, *, by_cgroup: bool = False) -> None:
+        """SIGTERM, as a time limit or scancel has it.
+
+        Slurm tells every process of the job or, where it tracks them by cgroup, the script and the
+        first process of each task.
+        """
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGTERM)
+        tasks = [int(line) for line in (self.node.home / "tasks").read_text().split()]
+        for pid in [self._process.pid, *tasks] if by_cgroup else self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def _processes(self) -> list[int]:
+        """Every process of the job: they are one session, whatever their groups."""
+        assert self._process is not None
+        found: list[int] = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                # proc(5): the session is the fourth field behind the name, which is in brackets.
+                if int(stat.read_text().rpartition(")")[2].split()[3]) == self._process.pid:
+                    found.append(int(stat.parent.name))
+        return found
 
     def finish(self) -> tuple[int, bytes]:
         """Wait for its end: exit status and output."""
@@ -111,8 +130,9 @@ class BatchRun:
     def remove(self) -> None:
         """End what is left of it, as slurmd does, and remove its files."""
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            for pid in self._processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self._process.wait()
             assert self._process.stdout is not None
             self._process.stdout.close()

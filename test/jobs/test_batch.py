@@ -248,7 +248,7 @@ class TextTests(BatchTestCase):
 class EndTests(BatchTestCase):
     """SIGTERM for the whole job, and time to save work."""
 
-    def end(self, reason: str) -> BatchRun:
+    def end(self, reason: str, *, by_cgroup: bool = False) -> BatchRun:
         fifo = "$HOME/fifo"
         text = (
             f"trap 'echo farewell; exit 0' TERM; echo up >{fifo}\nwhile :; do /bin/sleep 0.05; done"
@@ -258,7 +258,7 @@ class EndTests(BatchTestCase):
         os.mkfifo(job.node.home / "fifo")
         job.start()
         self.assertEqual((job.node.home / "fifo").read_text(), "up\n")
-        job.terminate()
+        job.terminate(by_cgroup=by_cgroup)
         _, output = job.finish()
         self.assertIn(b"farewell\n", output)
         return job
@@ -270,6 +270,10 @@ class EndTests(BatchTestCase):
     def test_time_limit(self) -> None:
         """So it does for a time limit."""
         self.assertEqual(self.end("TimeLimit").verdict()[0], "TIMEOUT")
+
+    def test_cancelled_by_cgroup(self) -> None:
+        """Where Slurm tells only the first process of a task, the text is told all the same."""
+        self.assertEqual(self.end("None", by_cgroup=True).verdict()[0], "CANCELLED")
 
 
 class ClaimTests(BatchTestCase):

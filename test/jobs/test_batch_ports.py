@@ -39,9 +39,9 @@ class InteractiveTests(SynchronousTestCase):
 class ShellcheckTests(SynchronousTestCase):
     """batch.sh, and the text in it that runs on every node, read by shellcheck."""
 
-    def check(self, script: str) -> None:
+    def check(self, script: str, *options: str) -> None:
         done = subprocess.run(
-            ["shellcheck", "--shell=bash", "-"],
+            ["shellcheck", "--shell=bash", *options, "-"],
             input=script,
             capture_output=True,
             text=True,
@@ -55,4 +55,5 @@ class ShellcheckTests(SynchronousTestCase):
         self.check(script)
         found = re.search(r"^on_node='\n(.*?)^'$", script, re.MULTILINE | re.DOTALL)
         assert found is not None
-        self.check(found[1])
+        # A function that a trap calls; a list of process ids that is meant to be split.
+        self.check(found[1], "--exclude=SC2317,SC2046")
