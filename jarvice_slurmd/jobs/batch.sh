@@ -22,7 +22,8 @@
 #   random128  128 random letters and digits, and
 #   password   16 of them, for an interactive job's application and its address
 #   service    port, node and node address of an interactive job's service
-#   code       the exit status of the text on the first node
+#   code.<n>   the exit status of the text on node n
+#   code       that of the first node, once its verdict is known too
 #   exit       how it ended: "<state> <exit status> <start> <end>"
 jarvice_root=@ROOT@
 jarvice_name=@NAME@
@@ -112,17 +113,52 @@ if [ -s "$submission/interactive" ]; then
     leave service "$JARVICE_SERVICE_PORT $SLURMD_NODENAME ${address:-$SLURMD_NODENAME}"
 fi
 
-# Runs on every node: reads the text into memory, then runs it. SIGTERM (a time limit, a
-# cancellation) reaches every process of the step; this one stays, to note how the text ended.
+# Runs on every node: reads the text into memory, then runs it. At SIGTERM (a time limit, a
+# cancellation) this one stays, to note how the text ended. Where Slurm tracks processes by cgroup
+# it tells only this first process; elsewhere every process. The canary tells which: the text's
+# processes get the signal once, from Slurm or from here.
 # shellcheck disable=SC2016  # it expands on the node
 on_node='
-trap : TERM
 export PROCESS_PROCID=$SLURM_PROCID PROCESS_NODENAME=$SLURMD_NODENAME
 jarvice_text=$(cat "$JARVICE_JOB_DIR/node.sh") || exit 1
 : >"$JARVICE_JOB_DIR/read.$SLURM_PROCID"
+jarvice_on_term() {
+    sleep 0.2
+    kill -0 "$jarvice_canary" 2>/dev/null || return
+    kill -TERM "$jarvice_shell" $(ps -e -o pid= -o ppid= | awk -v root="$jarvice_shell" "
+        { parent[\$1] = \$2 }
+        END {
+            for (one in parent) {
+                up = one
+                while (up in parent && up != root) up = parent[up]
+                if (up == root && one != root) print one
+            }
+        }") 2>/dev/null
+}
+jarvice_run_text() {
+    sleep 2147483647 >/dev/null 2>&1 3>&- 4>&- &
+    jarvice_canary=$!
+    disown "$jarvice_canary"
+    # With job control the text is not made deaf to SIGINT, which notebooks need.
+    set -m
+    (
+        # What wait says of a text that a signal interrupts is not to be relied on.
+        trap : TERM
+        (trap - TERM; eval "$jarvice_text")
+        echo "$?" >"$JARVICE_JOB_DIR/code.$SLURM_PROCID"
+    ) <&0 3>&- 4>&- &
+    jarvice_shell=$!
+    set +m
+    while kill -0 "$jarvice_shell" 2>/dev/null; do wait "$jarvice_shell"; done
+    kill -9 "$jarvice_canary" 2>/dev/null
+    jarvice_code=137
+    [ ! -s "$JARVICE_JOB_DIR/code.$SLURM_PROCID" ] ||
+        read -r jarvice_code <"$JARVICE_JOB_DIR/code.$SLURM_PROCID"
+}
+trap jarvice_on_term TERM
 if [ "$SLURM_PROCID" != 0 ]; then
-    (eval "$jarvice_text")
-    exit
+    jarvice_run_text
+    exit "$jarvice_code"
 fi
 # The first node prints the verdict: a line of its own. What it prints is passed on as it comes.
 exec 3>&1
@@ -138,13 +174,12 @@ coproc JARVICE_WATCH {
     )
     exec tee /dev/fd/9 >&3 3>&-
 }
-trap : TERM
+trap jarvice_on_term TERM
 trap - PIPE
 jarvice_watch=$JARVICE_WATCH_PID
 exec 4>&"${JARVICE_WATCH[1]}"
 eval "exec ${JARVICE_WATCH[0]}<&- ${JARVICE_WATCH[1]}>&-"
-(eval "$jarvice_text") >&4 2>&1 3>&- 4>&-
-jarvice_code=$?
+jarvice_run_text >&4 2>&1
 exec 4>&-
 # What the text left in the background may hold the pipe open; the job does not wait for it.
 (trap "" TERM; sleep 5; kill -9 "$jarvice_watch") >/dev/null 2>&1 3>&- &
