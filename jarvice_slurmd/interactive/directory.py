@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import urlsplit
 
-from attrs import define, evolve
+from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from jarvice_slurmd.errors import (
-    JarviceSlurmdError,
-    RemoteShellError,
-    SlurmUnavailableError,
-    TunnelError,
+from jarvice_slurmd.errors import ForwardingRefusedError, JarviceSlurmdError, TunnelError
+from jarvice_slurmd.interactive.address import (
+    ingress_path,
+    names_its_prefix,
+    render_help,
+    render_url,
+    service_path,
 )
-from jarvice_slurmd.interactive.address import ingress_path, render_help, render_url
 from jarvice_slurmd.interactive.interfaces import (
     IJobDirectory,
     Service,
@@ -28,15 +31,15 @@ from jarvice_slurmd.interactive.interfaces import (
     Unknown,
     Waiting,
 )
-from jarvice_slurmd.interactive.probe import ServiceProbe
+from jarvice_slurmd.interactive.probe import Place, ServiceProbe
+from jarvice_slurmd.interactive.records import RecordFinder
 from jarvice_slurmd.interactive.routing import JobsDomain
+from jarvice_slurmd.interactive.shared import Shared
 from jarvice_slurmd.interfaces import IJobInfo, IRemoteShell
 from jarvice_slurmd.jobs.model import JobInfo, JobRef
 from jarvice_slurmd.slurm.interactive import (
     InteractiveRecord,
-    parse_interactive_record,
     parse_prefix,
-    render_find_interactive,
     render_settle_prefix,
 )
 from jarvice_slurmd.slurm.output import QueueEntry
@@ -54,21 +57,34 @@ TRUST_SECONDS = 5.0
 #: ...and for which it is while Slurm can't be asked at all: an outage ends nobody's desktop.
 OUTAGE_SECONDS = 60.0
 
-_MAX_KNOWN = 10_000
+#: Seconds for which `info` says that a service answers before its port is looked at again.
+LOOK_SECONDS = 15.0
+
+#: How many jobs, and how many unknown numbers, are remembered.
+MAX_KNOWN = 10_000
 
 NO_INFO = JobInfo(about="", help="", url="")
 
+V = TypeVar("V")
 
-@define(kw_only=True)
-class _Known:
-    """What this process remembers of a number."""
 
-    record: InteractiveRecord | None = None
-    asked_at: float | None = None
+@define(kw_only=True, eq=False)
+class _Job:
+    """What this process remembers of an interactive job; times are the clock's.
+
+    `read_at` is when the record was read, `confirmed_at` when Slurm last said that the job runs,
+    `tried_at` when its service was last asked.
+    """
+
+    record: InteractiveRecord
+    read_at: float
+    reaching: Shared[None] = field(init=False)
+    looking: Shared[None] = field(init=False)
     service: Service | None = None
-    probed_at: float | None = None
     confirmed_at: float | None = None
-    busy: Deferred[None] | None = None
+    tried_at: float | None = None
+    trouble: str = ""
+    announced: bool = False
 
 
 @implementer(IJobDirectory, IJobInfo)
@@ -97,121 +113,153 @@ class JobDirectory:
         self._domain = domain
         self._root = root
         self._announce = announce
-        self._known: dict[int, _Known] = {}
+        self._finder = RecordFinder(shell, root, clock)
+        self._jobs: dict[int, _Job] = {}
+        self._unknown: dict[int, float] = {}
 
     async def resolve(self, number: int) -> Service | Waiting | Unknown:
         """See `IJobDirectory.resolve`."""
-        known = self._known.get(number)
-        if known is None:
-            while len(self._known) >= _MAX_KNOWN:
-                del self._known[next(iter(self._known))]
-            known = self._known[number] = _Known()
-        if known.service is not None and self._within(known.confirmed_at, TRUST_SECONDS):
-            if not self._within(known.confirmed_at, ASK_AGAIN_SECONDS):
-                # Whoever asks next knows; who asks now need not wait for it.
-                Deferred.fromCoroutine(self._confirm(known)).addErrback(lambda _: None)
-            return known.service
-        if known.record is None:
-            await self._alone(known, lambda: self._look_up(known, number))
-        if known.record is None:
-            return Unknown()
-        return await self._stand(known, known.record)
+        job = self._jobs.get(number) or await self._look_up(number)
+        return Unknown() if job is None else await self._stand(job)
 
     async def info(self, ref: JobRef) -> JobInfo:
         """See `IJobInfo.info`."""
         found = await self.resolve(ref.number)
-        known = self._known.get(ref.number)
-        record = None if known is None else known.record
-        if not isinstance(found, Service) or record is None or record.jobid != ref.jobid:
+        job = self._jobs.get(ref.number)
+        if not isinstance(found, Service) or job is None:
+            return NO_INFO
+        if (job.record.jobid, job.record.name) != (ref.jobid, ref.name):
+            return NO_INFO
+        if not self._within(job.tried_at, LOOK_SECONDS):
+            await job.looking.done()
+        if job.service is None:
             return NO_INFO
         return JobInfo(
-            about=record.about.about or "",
-            help=render_help(self._domain, record),
-            url=render_url(self._domain, record),
+            about=job.record.about.about or "",
+            help=render_help(self._domain, job.record),
+            url=render_url(self._domain, job.record),
         )
 
-    async def _stand(self, known: _Known, record: InteractiveRecord) -> Service | Waiting | Unknown:
+    async def _look_up(self, number: int) -> _Job | None:
+        if self._within(self._unknown.get(number), ASK_AGAIN_SECONDS):
+            return None
+        record = await self._finder.find(number)
+        if record is None:
+            self._forget(number)
+            return None
+        if number not in self._jobs:
+            job = _Job(record=record, read_at=self._clock.seconds())
+            job.reaching = Shared(lambda: self._reach(job))
+            job.looking = Shared(lambda: self._look(job))
+            _remember(self._jobs, number, job)
+        return self._jobs[number]
+
+    def _forget(self, number: int) -> None:
+        self._jobs.pop(number, None)
+        self._unknown.pop(number, None)
+        _remember(self._unknown, number, self._clock.seconds())
+
+    # Whether it runs.
+
+    async def _stand(self, job: _Job) -> Service | Waiting | Unknown:
+        if job.service is not None and self._within(job.confirmed_at, TRUST_SECONDS):
+            if not self._within(job.confirmed_at, ASK_AGAIN_SECONDS):
+                # Whoever asks next knows; who asks now need not wait for it.
+                Deferred.fromCoroutine(self._confirm(job)).addErrback(lambda _: None)
+            return job.service
         try:
-            entry = await self._confirm(known)
-        except (SlurmUnavailableError, RemoteShellError):
-            if known.service is not None and self._within(known.confirmed_at, OUTAGE_SECONDS):
-                return known.service
+            entry = await self._confirm(job)
+        except JarviceSlurmdError:
+            if job.service is not None and self._within(job.confirmed_at, OUTAGE_SECONDS):
+                return job.service
             raise
-        if entry is None or entry.state.phase not in (Phase.QUEUED, Phase.RUNNING):
-            known.record = known.service = None
-            known.asked_at = self._clock.seconds()
+        if entry is None or entry.state.phase is Phase.ENDED:
             return Unknown()
         if entry.state.phase is Phase.QUEUED:
             return Waiting(stage=Stage.QUEUED, detail=entry.reason)
-        if known.service is None:
-            await self._alone(known, lambda: self._reach(known))
-        if known.service is not None:
-            return known.service
-        has_port = known.record is not None and known.record.service is not None
-        return Waiting(stage=Stage.PORT_CLOSED if has_port else Stage.STARTING)
+        if job.service is None and entry.state.phase is Phase.RUNNING:
+            await job.reaching.done()
+        if job.service is not None:
+            return job.service
+        stage = Stage.STARTING if job.record.service is None else Stage.PORT_CLOSED
+        return Waiting(stage=stage, detail=job.trouble)
 
-    async def _confirm(self, known: _Known) -> QueueEntry | None:
-        """What the queue says of the job now; None when it has no such job of ours."""
+    async def _confirm(self, job: _Job) -> QueueEntry | None:
+        """What the queue says of the job now; None when Slurm has no such job of ours."""
+        record = job.record
         view = await self._snapshot.current()
-        record = known.record
-        entry = None if record is None else view.entries.get(record.jobid)
-        if entry is None or record is None or entry.name != record.name:
-            known.service = known.confirmed_at = None
-            return None
-        if entry.state.phase is Phase.RUNNING:
-            known.confirmed_at = view.asked_at
-        else:
-            known.service = known.confirmed_at = None
+        entry = view.entries.get(record.jobid)
+        if entry is None and not self._snapshot.missed_before(record.jobid, view):
+            # One answer that lacks it ends nobody's desktop.
+            view = await self._snapshot.after(view)
+            entry = view.entries.get(record.jobid)
+        if entry is not None and entry.name != record.name:
+            entry = None
+        if entry is None or entry.state.phase is Phase.ENDED:
+            job.service = None
+            if self._jobs.get(record.number) is job:
+                self._forget(record.number)
+        elif entry.state.phase is Phase.RUNNING:
+            job.confirmed_at = view.asked_at
+        elif entry.state.phase is Phase.QUEUED:
+            job.service = None
         return entry
 
-    async def _look_up(self, known: _Known, number: int) -> None:
-        if self._within(known.asked_at, ASK_AGAIN_SECONDS):
-            return
-        result = await self._shell.run(render_find_interactive(root=self._root, number=number))
-        known.asked_at = self._clock.seconds()
-        if result.status == 0:
-            known.record = parse_interactive_record(result.stdout) or known.record
+    # Whether it answers.
 
-    async def _reach(self, known: _Known) -> None:
+    async def _reach(self, job: _Job) -> None:
         """Find the service's port, and see whether it answers."""
-        record = known.record
-        if known.service is not None or record is None:
+        if job.service is not None or self._within(job.tried_at, ASK_AGAIN_SECONDS):
             return
-        if record.service is None:
-            await self._look_up(known, record.number)
-            record = known.record
-        if record is None or record.service is None:
+        if not self._within(job.read_at, ASK_AGAIN_SECONDS):
+            await self._read_again(job)
+        address = job.record.service
+        if address is None:
+            job.tried_at = self._clock.seconds()
             return
-        if self._within(known.probed_at, ASK_AGAIN_SECONDS):
-            return
-        address = record.service
-        # A node's name is what people know; its address in Slurm is what surely can be reached.
-        for host in dict.fromkeys((address.node, address.address)):
+        # By its address Slurm itself reaches the node; its name need not resolve on the login node.
+        for host in dict.fromkeys((address.address, address.node)):
             try:
-                service = await self._settle(record, host, address.port)
+                service = await self._settle(job.record, host, address.port)
             except TunnelError as error:
-                _log.debug("Job %d at %s:%d: %s", record.number, host, address.port, error)
+                _log.debug("Job %d at %s:%d: %s", job.record.number, host, address.port, error)
+                job.trouble = str(error) if isinstance(error, ForwardingRefusedError) else ""
+                job.tried_at = self._clock.seconds()
                 continue
-            finally:
-                known.probed_at = self._clock.seconds()
-            known.record = await self._with_files(known, record)
-            known.service = service
-            self._announce(address.node, address.port)
+            # What the job left before its service answered (URL, help, password) is whole now.
+            await self._read_again(job)
+            job.trouble = ""
+            job.tried_at = self._clock.seconds()
+            job.service = service
+            if not job.announced:
+                job.announced = True
+                self._announce(address.node, address.port)
             return
+
+    async def _read_again(self, job: _Job) -> None:
+        """Read the record anew: what the job has left since."""
+        record = await self._finder.find(job.record.number)
+        job.read_at = self._clock.seconds()
+        if record is not None and record.jobid == job.record.jobid:
+            job.record = record
 
     async def _settle(self, record: InteractiveRecord, host: str, port: int) -> Service:
         """The service, once it has answered; whether its prefix is taken off is noted for all."""
-        path = ingress_path(self._domain, record.number)
-        if not path:
-            await self._probe.status(host, port, "/")
+        place = Place(host=host, port=port, name=urlsplit(self._domain.url(record.number)).netloc)
+        path = service_path(self._domain, record)
+        prefix = ingress_path(self._domain, record.number)
+        if not prefix:
+            await self._probe.answers(place, f"/{path}")
             return Service(host=host, port=port)
         strip = record.strip_prefix
         if record.about.wants_prefix is not None:
             strip = not record.about.wants_prefix
+        elif strip is None and names_its_prefix(record):
+            strip = False
         if strip is not None:
-            await self._probe.status(host, port, "/" if strip else f"/{path}/")
+            await self._probe.answers(place, f"/{path}" if strip else f"/{prefix}/{path}")
             return Service(host=host, port=port, strip_prefix=strip)
-        strip = await self._probe.serves_at_root(host, port, f"/{path}")
+        strip = await self._probe.serves_at_root(place, f"/{prefix}", path)
         try:
             noted = await self._shell.run(
                 render_settle_prefix(root=self._root, jobid=record.jobid, strip=strip)
@@ -223,25 +271,27 @@ class JobDirectory:
             strip = strip if settled is None else settled
         return Service(host=host, port=port, strip_prefix=strip)
 
-    async def _with_files(self, known: _Known, record: InteractiveRecord) -> InteractiveRecord:
-        """The record with what the job left since: its URL, help and password."""
-        known.asked_at = None
-        await self._look_up(known, record.number)
-        return known.record or evolve(record)
+    async def _look(self, job: _Job) -> None:
+        """See whether the port of a service that answered once is still open.
 
-    async def _alone(self, known: _Known, do: Callable[[], object]) -> None:
-        """Do something about a job unless it is being done: then wait for that to end."""
-        if known.busy is not None:
-            waiting: Deferred[None] = Deferred()
-            known.busy.addBoth(lambda _: waiting.callback(None))
-            await waiting
+        A busy application that answers late has not gone.
+        """
+        service = job.service
+        if service is None:
             return
-        known.busy = Deferred()
+        place = Place(host=service.host, port=service.port, name="")
         try:
-            await do()  # type: ignore[misc]
-        finally:
-            busy, known.busy = known.busy, None
-            busy.callback(None)
+            await self._probe.is_open(place)
+        except TunnelError:
+            job.service = None if job.service is service else job.service
+        job.tried_at = self._clock.seconds()
 
     def _within(self, at: float | None, seconds: float) -> bool:
         return at is not None and self._clock.seconds() - at < seconds
+
+
+def _remember(known: dict[int, V], number: int, value: V) -> None:
+    """Add what is remembered of a number; the oldest make room."""
+    while len(known) >= MAX_KNOWN:
+        del known[next(iter(known))]
+    known[number] = value

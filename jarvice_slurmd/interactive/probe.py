@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import NoReturn, TypeVar
+from urllib.parse import urlsplit
+
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
@@ -9,21 +12,33 @@ from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.python.failure import Failure
 
 from jarvice_slurmd.errors import TunnelConnectError
+from jarvice_slurmd.interactive.head import (
+    HEAD_END,
+    BadHeadError,
+    ResponseHead,
+    field_values,
+    parse_response_head,
+)
 from jarvice_slurmd.interfaces import ITunnelOpener
 
-#: Seconds that a service may take to begin an answer.
+#: Seconds that a tunnel may take to open, and then a service to begin an answer.
 PROBE_SECONDS = 5.0
 
-_MAX_STATUS_LINE = 4096
+#: What a gateway in front of an application answers while that is not up (RFC 9110 §15.6).
+_NOT_YET = frozenset({502, 503, 504})
+
+_MAX_HEAD = 16_384
+
+T = TypeVar("T")
 
 
 class _ProbeProtocol(Protocol):
-    """Sends one request and reads no more than the status line of its answer."""
+    """Sends one request and reads no more than the head of its answer."""
 
     def __init__(self, request: bytes) -> None:
-        self.status: Deferred[int] = Deferred()
+        self.answer: Deferred[ResponseHead] = Deferred()
         self._request = request
-        self._received = b""
+        self._received = bytearray()
 
     def connectionMade(self) -> None:
         """The tunnel is open."""
@@ -32,82 +47,136 @@ class _ProbeProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Part of the answer."""
-        self._received += data[:_MAX_STATUS_LINE]
-        line, end, _ = self._received.partition(b"\n")
-        if not end and len(self._received) < _MAX_STATUS_LINE:
+        if self.answer.called:
             return
-        words = line.split(None, 2)
-        if len(words) >= 2 and words[0].startswith(b"HTTP/") and words[1].isdigit():
-            self._settle(int(words[1]))
-        else:
-            self._settle(None)
+        self._received += data[:_MAX_HEAD]
+        end = HEAD_END.search(self._received)
+        if end is not None:
+            self._settle(bytes(self._received[: end.end()]))
+        elif len(self._received) >= _MAX_HEAD or not b"HTTP/".startswith(self._received[:5]):
+            self._settle(b"")
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """No answer came, or none is wanted any more."""
-        self._settle(None)
+        self._settle(b"")
 
-    def _settle(self, status: int | None) -> None:
-        if not self.status.called:
-            if status is None:
-                self.status.errback(TunnelConnectError("the job's port does not speak HTTP"))
-            else:
-                self.status.callback(status)
+    def leave(self) -> None:
+        """Nobody waits for the answer any longer."""
         if self.transport is not None:
             self.transport.loseConnection()
+
+    def _settle(self, block: bytes) -> None:
+        if self.answer.called:
+            return
+        self._received.clear()
+        try:
+            self.answer.callback(parse_response_head(block))
+        except BadHeadError:
+            self.answer.errback(TunnelConnectError("the job's port does not speak HTTP"))
+        self.leave()
 
 
 class _ProbeFactory(ClientFactory):
     noisy = False
 
-    def __init__(self, protocol: _ProbeProtocol) -> None:
+    def __init__(self, protocol: Protocol) -> None:
         self._protocol = protocol
 
-    def buildProtocol(self, addr: IAddress | None) -> _ProbeProtocol:
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
         return self._protocol
 
 
 @frozen(kw_only=True)
+class Place:
+    """Where a service may be asked: TCP `port` of `host`; `name` is what a browser calls it."""
+
+    host: str
+    port: int
+    name: str
+
+
+@frozen(kw_only=True)
 class ServiceProbe:
-    """Asks web services for their status; `host_header` is what they are told they are called."""
+    """Asks web services whether they answer."""
 
     opener: ITunnelOpener
     clock: IReactorTime
-    host_header: str
+    host_header: str = ""
 
-    async def status(self, host: str, port: int, path: str) -> int:
-        """The status code that a GET of a path is answered with.
+    async def answers(self, place: Place, path: str) -> ResponseHead:
+        """The head of the answer to a GET of a path, whatever its status, once there is one.
 
         Raises as `ITunnelOpener.open`, or `TunnelConnectError` when there is no HTTP answer in
-        time.
+        time, or only a gateway's that the application behind it is not up.
         """
         request = (
-            f"GET {path} HTTP/1.1\r\nHost: {self.host_header}\r\nAccept: text/html, */*\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: {place.name}\r\nAccept: text/html, */*\r\n"
             "User-Agent: jarvice-slurmd\r\nConnection: close\r\n\r\n"
         )
         protocol = _ProbeProtocol(request.encode("ascii", "replace"))
-        opening: Deferred[IProtocol] = self.opener.open(host, port, _ProbeFactory(protocol))
-        opening.addTimeout(PROBE_SECONDS, self.clock, _time_out)
-        await opening
-        protocol.status.addTimeout(PROBE_SECONDS, self.clock, _time_out)
+        await self._open(place, protocol)
         try:
-            return await protocol.status
+            head = await self._in_time(protocol.answer)
         finally:
-            if protocol.transport is not None:
-                protocol.transport.loseConnection()
+            protocol.leave()
+        if head.status in _NOT_YET:
+            raise TunnelConnectError(f"the job's service answers {head.status}: it is not up yet")
+        return head
 
-    async def serves_at_root(self, host: str, port: int, prefix: str) -> bool:
+    async def is_open(self, place: Place) -> None:
+        """Come back when the port can be connected to; raises as `ITunnelOpener.open`."""
+        protocol = Protocol()
+        await self._open(place, protocol)
+        if protocol.transport is not None:
+            protocol.transport.loseConnection()
+
+    async def serves_at_root(self, place: Place, prefix: str, path: str = "") -> bool:
         """Whether a service that answers serves at `/` rather than under its prefix.
 
-        An application that knows nothing of its prefix answers 404 there, or gives everyone the
-        same page everywhere; one that knows it answers there, and at `/` at most redirects.
+        `path` is what the application's own URL opens with. Raises as `answers`.
         """
-        under_prefix = await self.status(host, port, f"{prefix}/")
-        if under_prefix == 404:
+        under_prefix = await self.answers(place, f"{prefix}/{path}")
+        if under_prefix.status == 404:
             return True
-        if not 200 <= under_prefix < 300:
-            return False
-        return 200 <= await self.status(host, port, "/") < 300
+        return not knows_prefix(under_prefix, await self.answers(place, f"/{path}"), prefix)
+
+    async def _open(self, place: Place, protocol: Protocol) -> None:
+        opening: Deferred[IProtocol] = self.opener.open(
+            place.host, place.port, _ProbeFactory(protocol)
+        )
+        await self._in_time(opening)
+
+    def _in_time(self, waiting: Deferred[T]) -> Deferred[T]:
+        return waiting.addTimeout(PROBE_SECONDS, self.clock, _time_out)
 
 
-def _time_out(_: object, seconds: float) -> None:
+def knows_prefix(under_prefix: ResponseHead, at_root: ResponseHead, prefix: str) -> bool:
+    """What the answers to one path, under the prefix and at `/`, say of an application.
+
+    One that knows nothing of its prefix fails there, leads out of it, or says the same to
+    everything; one that knows it answers there, and at `/` at most leads into it.
+    """
+    target = _redirect(under_prefix)
+    if target.startswith("/"):
+        return target == prefix or target.startswith(f"{prefix}/")
+    if _redirect(at_root).startswith(f"{prefix}/"):
+        return True
+    if under_prefix.status >= 400 and at_root.status < 400:
+        # Unless it only wants to know first who asks.
+        return under_prefix.status in (401, 403)
+    return under_prefix.status != at_root.status
+
+
+def _redirect(head: ResponseHead) -> str:
+    """The path that a redirect leads to; empty for anything else."""
+    if not 300 <= head.status < 400:
+        return ""
+    location = b"".join(field_values(head.headers, b"location")[:1]).decode("latin-1")
+    try:
+        return urlsplit(location).path
+    except ValueError:
+        return ""
+
+
+def _time_out(_: object, seconds: float) -> NoReturn:
     raise TunnelConnectError(f"the job's port did not answer within {seconds:.0f} seconds")

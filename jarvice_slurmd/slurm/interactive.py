@@ -6,20 +6,42 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from attrs import frozen
 
+from jarvice_slurmd.errors import InvalidArgumentsError
 from jarvice_slurmd.jobs.model import Interactive
+from jarvice_slurmd.slurm.commands import Status, render_folder_check
 from jarvice_slurmd.slurm.output import is_jobid
 
-#: Bytes of each file that are read: a help page is the largest.
-MAX_RECORD_BYTES: Final = 65_536
+#: In the submission's folder, and the bytes of each that are read.
+_OF_SUBMISSION: Final = {"number": 100, "jobid": 100, "interactive": 100_000}
 
-#: In the submission's folder; then those in the job's folder (jobs/batch.sh, jobs/executor.sh).
-_OF_SUBMISSION: Final = ("number", "jobid", "interactive")
-_OF_JOB: Final = ("service", "prefix", "url.txt", "help.html", "password", "random128")
+#: In the job's folder (jobs/batch.sh, jobs/executor.sh); a help page is the largest.
+_OF_JOB: Final = {
+    "service": 1000,
+    "prefix": 100,
+    "url.txt": 4096,
+    "help.html": 65_536,
+    "password": 1000,
+    "random128": 1000,
+}
 
+#: How many jobs one question may be about...
+MAX_NUMBERS: Final = 50
+
+#: ...and what its answer may come to, in bytes; base64 makes four of three.
+MAX_ANSWER_BYTES: Final = (
+    MAX_NUMBERS * 4 // 3 * (sum(_OF_SUBMISSION.values()) + sum(_OF_JOB.values()) + 4096)
+)
+
+#: What is kept of an application's own words, in characters: all of them fit into a record.
+_MAX_URL: Final = 2000
+_MAX_HELP: Final = 10_000
+
+_NUMBER = re.compile(r"\d{1,18}\Z", re.ASCII)
 _SERVICE = re.compile(r"(\d{1,5}) ([A-Za-z0-9._-]{1,255}) ([A-Za-z0-9._:-]{1,255})\Z", re.ASCII)
 
 
@@ -53,66 +75,87 @@ class InteractiveRecord:
 
 
 def render_interactive(about: Interactive) -> bytes:
-    """What a submission notes of an interactive job: one line of JSON."""
+    """What a submission notes of an interactive job: one line of JSON. Long texts are cut."""
     noted = {
-        "url": about.url,
-        "help": about.help,
-        "about": about.about,
+        "url": about.url and about.url[:_MAX_URL],
+        "help": about.help and about.help[:_MAX_HELP],
+        "about": about.about and about.about[:_MAX_URL],
         "wants_prefix": about.wants_prefix,
     }
-    return json.dumps(noted).encode("ascii") + b"\n"
+    return json.dumps(noted, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
-def render_find_interactive(*, root: str, number: int) -> str:
-    """Print what is known of the interactive job of a number: `<file>=<base64>` lines.
+def render_find_interactive(*, root: str, numbers: Iterable[int]) -> str:
+    """Print what is known of the interactive jobs of these numbers: `<file>=<base64>` lines.
 
-    Nothing is printed for a number that no submission noted.
+    Each job's begin with its `name`; nothing is printed for a number that no submission noted.
+    At most `MAX_ANSWER_BYTES` for `MAX_NUMBERS`.
     """
-    return f"""root={root}
-name=$(cat "$root/numbers/{int(number)}" 2>/dev/null) || exit 0
-case $name in '' | .* | */*) exit 0 ;; esac
-tell() {{
-    [ ! -f "$2" ] || {{
-        printf '%s=' "$1"
-        head -c {MAX_RECORD_BYTES} <"$2" | base64 | tr -d '\\n'
-        echo
-    }}
+    of_submission = " ".join(f"{file}:{size}" for file, size in _OF_SUBMISSION.items())
+    of_job = " ".join(f"{file}:{size}" for file, size in _OF_JOB.items())
+    return f"""{render_folder_check(root)}tell() {{
+    for file; do
+        [ ! -f "$folder/${{file%:*}}" ] || {{
+            printf '%s=' "${{file%:*}}"
+            head -c "${{file#*:}}" <"$folder/${{file%:*}}" | base64 | tr -d '\\n'
+            echo
+        }}
+    done
 }}
-printf 'name=%s\\n' "$(printf %s "$name" | base64 | tr -d '\\n')"
-for file in {" ".join(_OF_SUBMISSION)}; do tell "$file" "$root/submit/$name/$file"; done
-jobid=$(cat "$root/submit/$name/jobid" 2>/dev/null)
-case $jobid in '' | *[!0-9_+]*) exit 0 ;; esac
-for file in {" ".join(_OF_JOB)}; do tell "$file" "$root/jobs/$jobid/$file"; done
+for number in {" ".join(str(int(number)) for number in numbers)}; do
+    [ -e "$root/numbers/$number" ] || continue
+    name=$(cat "$root/numbers/$number") || exit {Status.NO_FOLDER}
+    case $name in '' | .* | */*) continue ;; esac
+    printf 'name=%s\\n' "$(printf %s "$name" | base64 | tr -d '\\n')"
+    folder=$root/submit/$name
+    tell {of_submission}
+    jobid=$(cat "$folder/jobid" 2>/dev/null)
+    case $jobid in '' | *[!0-9_+]*) continue ;; esac
+    folder=$root/jobs/$jobid
+    tell {of_job}
+done
 exit 0
 """
 
 
 def render_settle_prefix(*, root: str, jobid: str, strip: bool) -> str:
     """Note whether the service serves at `/`; prints what is noted, by whoever came first."""
+    if not is_jobid(jobid):
+        raise InvalidArgumentsError(f"jobid {jobid[:50]!r} is not one of Slurm's job ids")
     word = "strip" if strip else "keep"
-    return f"""root={root}
-cd "$root/jobs/{jobid if is_jobid(jobid) else ""}" || exit 1
+    return f"""umask 077
+{render_folder_check(root)}cd "$root/jobs/{jobid}" || exit {Status.NO_FOLDER}
 echo {word} >".prefix.$$" && ln ".prefix.$$" prefix 2>/dev/null
 rm -f ".prefix.$$"
 exec cat prefix
 """
 
 
-def parse_interactive_record(stdout: bytes) -> InteractiveRecord | None:
-    """Read what `render_find_interactive` printed; None when there is no such interactive job.
+def parse_interactive_records(stdout: bytes) -> Mapping[int, InteractiveRecord]:
+    """Read what `render_find_interactive` printed: the interactive jobs among those asked for.
 
     Never raises: what can't be read is as if it were not there.
     """
-    files: dict[str, str] = {}
+    jobs: list[dict[str, str]] = []
     for line in stdout.decode("utf-8", "replace").split("\n"):
-        key, _, encoded = line.partition("=")
+        file, _, encoded = line.partition("=")
         try:
-            files[key] = base64.b64decode(encoded, validate=True).decode("utf-8", "replace")
+            content = base64.b64decode(encoded, validate=True).decode("utf-8", "replace")
         except (binascii.Error, ValueError):
             continue
-    name, number, jobid = (files.get(key, "").strip() for key in ("name", "number", "jobid"))
+        if file == "name":
+            jobs.append({})
+        if jobs:
+            jobs[-1][file] = content
+    records = [record for files in jobs if (record := _parse_record(files)) is not None]
+    return {record.number: record for record in records}
+
+
+def _parse_record(files: Mapping[str, str]) -> InteractiveRecord | None:
+    name = files.get("name", "")
+    number, jobid = (files.get(key, "").strip() for key in ("number", "jobid"))
     about = _parse_about(files.get("interactive", ""))
-    if about is None or not name or not number.isdigit() or not is_jobid(jobid):
+    if about is None or not name or not _NUMBER.match(number) or not is_jobid(jobid):
         return None
     return InteractiveRecord(
         name=name,
