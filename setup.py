@@ -8,7 +8,11 @@ setup(
     description="JARVICE downstream scheduler for existing Slurm clusters",
     python_requires=">=3.11",
     packages=[*find_packages(include=["jarvice_slurmd", "jarvice_slurmd.*"]), "twisted.plugins"],
-    package_data={"jarvice_slurmd": ["py.typed"], "jarvice_slurmd.jobs": ["*.sh"]},
+    package_data={
+        "jarvice_slurmd": ["py.typed"],
+        "jarvice_slurmd.jobs": ["*.sh"],
+        "jarvice_slurmd.slurm": ["*.sh"],
+    },
     install_requires=[
         "attrs",
         "cryptography",

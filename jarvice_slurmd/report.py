@@ -1,10 +1,11 @@
-"""The init report (PROTOCOL §6)."""
+"""The init report (PROTOCOL §6), and in it what the cluster offers of what is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jarvice_slurmd.settings import Settings
+from jarvice_slurmd.slurm.findings import Finding, render_findings, render_summary
 
 TESTING = "Now testing connectivity to target cluster..."
 DONE = "Init done. Entering main loop."
@@ -45,6 +46,14 @@ def render_not_connected(reason: str) -> Iterator[str]:
     yield "Could not connect to remote cluster!"
     yield reason
     yield "Please check ssh parameters."
+
+
+def render_requirements(findings: Sequence[Finding]) -> Iterator[str]:
+    """The lines for what was checked of the cluster, and where to learn more."""
+    yield f"|-- Requirements of the cluster: {render_summary(findings)}"
+    for line in render_findings(findings):
+        yield f"|     {line}"
+    yield "|     (python -m jarvice_slurmd.check --on-compute-node checks the rest)"
 
 
 def _without_password(proxy: str) -> str:

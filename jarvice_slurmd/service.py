@@ -10,7 +10,7 @@ from typing import ClassVar
 from twisted.application.internet import StreamServerEndpointService, TimerService
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet import defer
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
 from twisted.internet.task import deferLater
@@ -19,7 +19,9 @@ from twisted.web.server import Site
 
 from jarvice_slurmd import report
 from jarvice_slurmd.errors import JarviceSlurmdError
+from jarvice_slurmd.interfaces import ITunnelOpener
 from jarvice_slurmd.log import ANNOUNCEMENTS, OBSERVER_FACTORY, choose_log
+from jarvice_slurmd.requirements import RequirementsCheck
 from jarvice_slurmd.scheduler import SlurmScheduler
 from jarvice_slurmd.settings import Settings, SettingsError
 from jarvice_slurmd.snapshot import QueueSnapshot
@@ -36,6 +38,9 @@ _log = logging.getLogger(__name__)
 
 #: Seconds that a stop waits for requests in flight; Kubernetes gives 30 before SIGKILL.
 DRAIN_SECONDS = 20.0
+
+#: Seconds that the init report waits for the cluster's requirements to be checked.
+REPORT_SECONDS = 5.0
 
 #: Seconds between two removals of what finished jobs left.
 GARBAGE_SECONDS = 3600.0
@@ -63,14 +68,8 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Read the environment; every problem is told at once, before anything is started."""
         self["http"] = self["http"] or ["tcp:8080"]
-        problems: list[str] = []
-        try:
-            settings = Settings.from_environ(self.environ)
-        except SettingsError as error:
-            problems.extend(error.problems)
-        else:
-            problems.extend(_check(settings))
-            self["settings"] = settings
+        settings, problems = read_settings(self.environ)
+        self["settings"] = settings
         from twisted.internet import reactor
 
         for endpoint in self["http"]:
@@ -87,15 +86,34 @@ class Options(usage.Options):
             parent["logger"] = OBSERVER_FACTORY
 
 
-def _check(settings: Settings) -> Iterable[str]:
+def read_settings(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """The settings, and a sentence for every problem with them; with one they are of no use."""
+    problems: list[str] = []
     try:
-        load_private_key(settings.ssh_pkey)
-    except JarviceSlurmdError as error:
-        yield f"JARVICE_SLURM_SSH_PKEY: {error}"
-    try:
-        parse_known_hosts(settings.ssh_known_hosts or "")
-    except JarviceSlurmdError as error:
-        yield f"JARVICE_SLURM_SSH_KNOWN_HOSTS: {error}"
+        settings = Settings.from_environ(environ)
+    except SettingsError as error:
+        settings = error.settings
+        problems.extend(error.problems)
+    problems.extend(_check(settings, " ".join(problems)))
+    return settings, problems
+
+
+def _check(settings: Settings, told: str) -> Iterable[str]:
+    """What only `ssh` can tell is wrong; `told` is what is known to be."""
+    if "JARVICE_SLURM_SSH_PKEY" not in told:
+        try:
+            load_private_key(settings.ssh_pkey)
+        except JarviceSlurmdError as error:
+            yield f"JARVICE_SLURM_SSH_PKEY: {error}"
+    if settings.ssh_known_hosts is None or not settings.ssh_host:
+        return
+    known_hosts = parse_known_hosts(settings.ssh_known_hosts)
+    if not known_hosts.pinned(settings.ssh_host, settings.ssh_port):
+        unreadable = ", ".join(map(str, known_hosts.unreadable[:10])) or "none"
+        yield (
+            f"JARVICE_SLURM_SSH_KNOWN_HOSTS has no key for {settings.ssh_host}, "
+            f"port {settings.ssh_port} (lines that can't be read: {unreadable})"
+        )
 
 
 def makeService(options: Options) -> IService:
@@ -105,12 +123,10 @@ def makeService(options: Options) -> IService:
     return make_daemon(options["settings"], options["http"], reactor)
 
 
-def make_daemon(
-    settings: Settings, endpoints: Iterable[str], reactor: IReactorTime
-) -> DaemonService:
-    """Join the rooms: link, snapshot, scheduler, API and listeners."""
+def make_link(settings: Settings, reactor: IReactorTime) -> SSHLink:
+    """The link to the login node, as the settings say; not started yet."""
     known_hosts = settings.ssh_known_hosts
-    link = SSHLink(
+    return SSHLink(
         reactor,
         settings.ssh_host,
         settings.ssh_port,
@@ -123,6 +139,19 @@ def make_daemon(
             max_connections=settings.ssh_max_connections,
         ),
     )
+
+
+def make_check(settings: Settings, link: SSHLink, clock: IReactorTime) -> RequirementsCheck:
+    """What checks the cluster behind a link."""
+    tunnels = link if ITunnelOpener.providedBy(link) else None
+    return RequirementsCheck(shell=link, tunnels=tunnels, settings=settings, clock=clock)
+
+
+def make_daemon(
+    settings: Settings, endpoints: Iterable[str], reactor: IReactorTime
+) -> DaemonService:
+    """Join the rooms: link, snapshot, scheduler, API and listeners."""
+    link = make_link(settings, reactor)
     snapshot = QueueSnapshot(link, reactor)
     scheduler = SlurmScheduler(link, snapshot, settings)
     requests = Requests()
@@ -172,6 +201,7 @@ class DaemonService(MultiService):
         self._reactor = reactor
         self._listeners = MultiService()
         self._tasks = MultiService()
+        self._checking: Deferred[None] = defer.succeed(None)
         self._listeners.setServiceParent(self)
         self._tasks.setServiceParent(self)
 
@@ -189,24 +219,40 @@ class DaemonService(MultiService):
             _announcements.info("%s", line)
         _announcements.info("%s", report.TESTING)
         self._link.startService()
-        self._link.first_attempt().addCallback(self._tell_first_attempt)
+        telling = Deferred.fromCoroutine(self._tell_first_attempt())
+        telling.addErrback(lambda failure: _log.error("The init report: %s", failure.value))
         super().startService()  # type: ignore[no-untyped-call]
 
-    def _tell_first_attempt(self, reason: str | None) -> None:
+    async def _tell_first_attempt(self) -> None:
+        reason = await self._link.first_attempt()
         if reason is None:
             version = self._link.server_version
             for line in report.render_connected(*(version or ("?", "?"))):
                 _announcements.info("%s", line)
+            checking = Deferred.fromCoroutine(self._tell_requirements())
+            self._checking = checking.addErrback(lambda _: None)
+            # Whatever the cluster is like, the daemon serves; nobody waits long for the report.
+            patience: Deferred[None] = deferLater(self._reactor, REPORT_SECONDS)
+            await DeferredList(
+                [self._checking, patience.addErrback(lambda _: None)], fireOnOneCallback=True
+            )
+            patience.cancel()
         else:
             for line in report.render_not_connected(reason):
                 _announcements.error("%s", line)
         _announcements.info("%s", report.DONE)
+
+    async def _tell_requirements(self) -> None:
+        findings = await make_check(self._settings, self._link, self._reactor).quick()
+        for line in report.render_requirements(findings):
+            _announcements.info("%s", line)
 
     def stopService(self) -> Deferred[None]:
         """Stop listening, answer what is in flight, then close the link."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        self._checking.cancel()
         await defer.maybeDeferred(super().stopService)
         idle = self._requests.when_idle()
         idle.addTimeout(DRAIN_SECONDS, self._reactor)

@@ -81,14 +81,20 @@ class TwistdTests(TestCase):
         )
         connected = messages.index("Now testing connectivity to target cluster...")
         self.assertRegex(messages[connected + 1], r"\AConnected \(version 2\.0, client OpenSSH_")
-        self.assertEqual(
-            messages[connected + 2 :],
-            ["Authentication (publickey) successful!", "Init done. Entering main loop."],
-        )
+        self.assertEqual(messages[connected + 2], "Authentication (publickey) successful!")
+        self.assertRegex(messages[connected + 3], r"Requirements of the cluster: \d+ ok, ")
+        for name in ("SelectType", "folder", "host key", "account"):
+            self.assertTrue(any(f"[ok]      {name}: " in line for line in messages), messages)
+        for line in messages[connected + 3 : -1]:
+            self.assertTrue(line.startswith("|"), line)
+        self.assertEqual(messages[-1], "Init done. Entering main loop.")
 
     async def test_no_login_node(self) -> None:
         """A login node that does not answer is told, and the daemon goes on trying."""
-        self.start(JARVICE_SLURM_CLUSTER_PORT=str(free_port()))
+        environ = shared_cluster().env()
+        port, nobody = environ["JARVICE_SLURM_CLUSTER_PORT"], str(free_port())
+        known = environ["JARVICE_SLURM_SSH_KNOWN_HOSTS"].replace(f":{port} ", f":{nobody} ")
+        self.start(JARVICE_SLURM_CLUSTER_PORT=nobody, JARVICE_SLURM_SSH_KNOWN_HOSTS=known)
         await self.until_logged("Entering main loop")
         messages = self.messages()
         said = messages.index("Could not connect to remote cluster!")
