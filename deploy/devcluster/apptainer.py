@@ -148,6 +148,7 @@ def _find_system() -> Path | None:
 
 
 def _build(prefix: Path) -> None:
+    print("Fetching Apptainer, and the libc that it needs, from Debian unstable", file=sys.stderr)
     _install_packages("patchelf", "debian-archive-keyring")
     with tempfile.TemporaryDirectory(prefix="apptainer-apt-") as name:
         for package in _download(Path(name), ("apptainer", "libc6")):

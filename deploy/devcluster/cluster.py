@@ -11,7 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from deploy.devcluster import accounting, apptainer, login, processes, registry, slurm
+from deploy.devcluster import (
+    accounting,
+    apptainer,
+    login,
+    processes,
+    registry,
+    registry_images,
+    slurm,
+)
 from deploy.devcluster.layout import (
     LOCK,
     Cluster,
@@ -45,6 +53,8 @@ def packages(cluster: Cluster) -> list[str]:
         needed += accounting.PACKAGES
     if cluster.options.registry:
         needed += registry.PACKAGES
+    if cluster.options.apptainer:
+        needed += apptainer.PACKAGES
     return needed
 
 
@@ -145,7 +155,8 @@ def _part(cluster: Cluster, name: str) -> Part:
 def _start(cluster: Cluster) -> None:
     cluster.make_folders()
     cluster.save()
-    run([str(Path(__file__).parents[1] / "install-packages"), *packages(cluster)], seconds=900)
+    install = str(Path(__file__).parents[1] / "install-packages")
+    run([install, *packages(cluster)], seconds=900, is_watched=True)
     login.check_shell(cluster)
     login.ensure_user()
     if cluster.options.apptainer:
@@ -162,6 +173,8 @@ def _start(cluster: Cluster) -> None:
         accounting.register(cluster)
     # Each waits for what it needs by itself; what runs by now is left alone.
     start_all(cluster, parts(cluster))
+    if cluster.options.registry:
+        registry_images.push_images(cluster)
     _wait_for_nodes(cluster)
 
 

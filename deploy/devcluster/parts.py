@@ -100,14 +100,24 @@ def accepts(address: str, port: int) -> bool:
         return probe.connect_ex((address, port)) == 0
 
 
-def run(argv: Iterable[str], *, env: Mapping[str, str] | None = None, seconds: float = 120) -> str:
-    """Run a tool to its end and return its stdout; what it said when it failed is raised."""
+def run(
+    argv: Iterable[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    seconds: float = 120,
+    is_watched: bool = False,
+) -> str:
+    """Run a tool to its end and return its stdout; what it said when it failed is raised.
+
+    With `is_watched` a person sees its stderr as it comes.
+    """
     words = [*argv]
     try:
         done = subprocess.run(
             words,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=None if is_watched else subprocess.PIPE,
             text=True,
             errors="replace",
             env=env,
@@ -119,6 +129,6 @@ def run(argv: Iterable[str], *, env: Mapping[str, str] | None = None, seconds: f
     except subprocess.TimeoutExpired as error:
         raise DevClusterError(f"{words[0]} did not end in {seconds:.0f} s") from error
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()
+        said = (done.stderr or done.stdout or "see above").strip()
         raise DevClusterError(f"{' '.join(words)} failed ({done.returncode}): {said}")
     return done.stdout
