@@ -232,8 +232,8 @@ class GarbageTests(SynchronousTestCase):
             self.node.write(f"jobs/{jobid}/answer", "COMPLETED 1", **old)
             self.node.write(f"jobs/{jobid}/name", name, **old)
         self.node.write("jobs/7/answer", "COMPLETED 1", **old)
-        kept = {"submit/x/jobid", "numbers/5", "y.out", ".out", "../keep"}
-        for path in ("submit/x/jobid", "numbers/5", "y.out", ".out"):
+        kept = {"submit/x/jobid", "numbers/5", "y.out", ".out", "a/b.out", "../keep"}
+        for path in ("submit/x/jobid", "numbers/5", "y.out", ".out", "a/b.out"):
             self.node.write(path, "8\n", **old)
         self.collect()
         self.assertEqual(self.node.files(), kept - {"../keep"})
