@@ -13,13 +13,15 @@ from typing import Final
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web import http, server
 from twisted.web.resource import Resource
 
 from jarvice_slurmd import errors
-from jarvice_slurmd.errors import JarviceSlurmdError
+from jarvice_slurmd.errors import CommandTimedOutError, JarviceSlurmdError
 from jarvice_slurmd.slurm.output import SlurmOutputError
+from jarvice_slurmd.web.outages import Outages
 
 _log = logging.getLogger(__name__)
 
@@ -158,7 +160,8 @@ class LeafResource(Resource):
     """One endpoint: one method, one handler.
 
     `is_question` says that the handler changes nothing: its caller's going away cancels it.
-    `takes_below` says that the paths below are the handler's too.
+    `takes_below` says that the paths below are the handler's too. `answer_seconds` is how long a
+    caller waits at most: then it is told so, and what is no question goes on without it.
     """
 
     isLeaf = True
@@ -169,6 +172,9 @@ class LeafResource(Resource):
         handler: Handler,
         *,
         requests: Requests,
+        outages: Outages,
+        clock: IReactorTime,
+        answer_seconds: float,
         server_key: str | None = None,
         is_question: bool = True,
         takes_below: bool = False,
@@ -177,6 +183,9 @@ class LeafResource(Resource):
         self._method = method
         self._handler = handler
         self._requests = requests
+        self._outages = outages
+        self._clock = clock
+        self._answer_seconds = answer_seconds
         self._server_key = server_key
         self._is_question = is_question
         self._takes_below = takes_below
@@ -185,23 +194,41 @@ class LeafResource(Resource):
         """Start answering; see twisted.web.resource.Resource.render."""
         self._requests.began()
         answering = Deferred.fromCoroutine(self._answer(request))
-        gone = False
+        over = False
+
+        def finish(answer: Answer | None) -> None:
+            nonlocal over
+            if not over:
+                over = True
+                late.cancel()
+                if answer is not None:
+                    send(request, answer)
 
         def left(_: object) -> None:
-            nonlocal gone
-            gone = True
+            finish(None)
+            if self._is_question:
+                answering.cancel()
+
+        def too_late() -> None:
+            nonlocal over
+            over = True
+            error = CommandTimedOutError(
+                f"the cluster did not answer within {self._answer_seconds:g} s"
+            )
+            self._outages.failed(_endpoint(request), 504, error)
+            send(request, answer_for(error))
             if self._is_question:
                 answering.cancel()
 
         def ended(outcome: Answer | Failure) -> None:
             if isinstance(outcome, Failure):
-                if not (gone and outcome.check(CancelledError)):
+                if not (over and outcome.check(CancelledError)):
                     _log.error("Answering %s failed:\n%s", request, outcome.getTraceback())
                 outcome = INTERNAL_ERROR
-            if not gone:
-                send(request, outcome)
+            finish(outcome)
             self._requests.ended()
 
+        late = self._clock.callLater(self._answer_seconds, too_late)
         request.notifyFinish().addErrback(left)
         answering.addBoth(ended)
         return server.NOT_DONE_YET
@@ -223,18 +250,20 @@ class LeafResource(Resource):
                 ("Allow", self._method),
             )
         try:
-            return await self._handler(request)
+            answer = await self._handler(request)
         except JarviceSlurmdError as error:
             answer = answer_for(error)
-            _log.log(
-                logging.INFO if answer.code < 500 else logging.WARNING,
-                "%s %s: %d %s",
-                method,
-                request.path.decode("ascii", "backslashreplace"),
-                answer.code,
-                error,
-            )
-            return answer
+            self._outages.failed(_endpoint(request), answer.code, error)
+        else:
+            self._outages.answered(_endpoint(request))
+        return answer
+
+
+def _endpoint(request: http.Request) -> str:
+    """An endpoint's name in the log: one for all jobs."""
+    segments = request.path.decode("ascii", "backslashreplace").split("/")
+    name = f"request/…/{segments[-1]}" if segments[1:2] == ["request"] else segments[1]
+    return f"{request.method.decode('ascii', 'backslashreplace')} /{name}"
 
 
 class NotFoundResource(Resource):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from jarvice_slurmd.web.api import Api
+from jarvice_slurmd.web.outages import Outages
 from jarvice_slurmd.web.resource import (
     ApiRequest,
     Handler,
@@ -14,6 +17,9 @@ from jarvice_slurmd.web.resource import (
     NotFoundResource,
     Requests,
 )
+
+#: Upstream gives a cluster 20 to 30 s (PROTOCOL §1); one command may take 20 (Settings).
+ANSWER_SECONDS: Final = 24.0
 
 
 class RootResource(Resource):
@@ -31,12 +37,14 @@ def make_site(
     server_key: str | None,
     max_body_bytes: int,
     reactor: IReactorTime,
+    answer_seconds: float = ANSWER_SECONDS,
 ) -> Site:
     """The site of the API.
 
     `server_key` is ``user:password``, None when nobody has to say it; `max_body_bytes` bounds a
-    request's body.
+    request's body, `answer_seconds` how long its caller waits for an answer.
     """
+    outages = Outages(reactor)
 
     def leaf(
         method: str,
@@ -50,12 +58,14 @@ def make_site(
             method,
             handler,
             requests=requests,
+            outages=outages,
+            clock=reactor,
+            answer_seconds=answer_seconds,
             server_key=None if is_open else server_key,
             is_question=is_question,
             takes_below=takes_below,
         )
 
-    request = leaf("POST", api.request, is_question=False, takes_below=True)
     tree: dict[bytes, Resource] = {
         b"live": leaf("GET", api.live, is_open=True),
         b"ready": leaf("GET", api.ready, is_open=True),
@@ -70,7 +80,11 @@ def make_site(
         b"release": leaf("POST", api.release, is_question=False),
         b"events": leaf("POST", api.events),
         b"online": leaf("POST", api.online),
-        b"request": _RequestResource(leaf("POST", api.pvcls), request),
+        b"request": _RequestResource(
+            pvcls=leaf("POST", api.pvcls),
+            question=leaf("POST", api.request, takes_below=True),
+            change=leaf("POST", api.request, is_question=False, takes_below=True),
+        ),
     }
     root = RootResource()  # type: ignore[no-untyped-call]
     for path, resource in tree.items():
@@ -86,18 +100,27 @@ def make_site(
 
 
 class _RequestResource(Resource):
-    """/request/pvcls is the cluster's; everything else below /request is a job's."""
+    """/request/pvcls is the cluster's; everything else below /request is a job's.
 
-    def __init__(self, pvcls: LeafResource, request: LeafResource) -> None:
+    What ends a job goes on when its caller goes away; the rest are questions.
+    """
+
+    def __init__(
+        self, *, pvcls: LeafResource, question: LeafResource, change: LeafResource
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._pvcls = pvcls
-        self._request = request
+        self._question = question
+        self._change = change
 
     def getChild(self, path: bytes, request: ApiRequest) -> Resource:
         """See twisted.web.resource.Resource.getChild."""
-        is_pvcls = path == b"pvcls" and not any(request.postpath or ())
-        return self._pvcls if is_pvcls else self._request
+        below = request.postpath or []
+        if path == b"pvcls" and not any(below):
+            return self._pvcls
+        # The name is `path`; the number, the job id and the method follow.
+        return self._change if below[2:3] in ([b"shutdown"], [b"abort"]) else self._question
 
     def render(self, request: ApiRequest) -> int:
         """No job and no method at all."""
-        return self._request.render(request)
+        return self._question.render(request)

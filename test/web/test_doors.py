@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
+from jarvice_slurmd.web.site import ANSWER_SECONDS
 from test.web.caller import FORM, ApiTestCase, form
-from test.web.questions import QUESTIONS, REF
+from test.web.questions import QUESTIONS, REF, SUBMIT
 
 
 class DoorTests(ApiTestCase):
@@ -130,10 +131,29 @@ class DoorTests(ApiTestCase):
         self.scheduler.hold = Deferred()
         connection = self.connect()
         connection.request("GET", "/running")
-        self.clock.pump([10] * 12)
+        self.clock.pump([10] * 2)
         self.scheduler.hold.callback(None)
         response = connection.receive()
         self.assertEqual(response and response.status, 200)
+
+    def test_too_slow_cluster(self) -> None:
+        """A caller is told in time; then nobody waits for a question, and a submit goes on."""
+        for method, target, args in (("GET", "/running", {}), ("POST", "/submit", SUBMIT)):
+            held: Deferred[None] = Deferred()
+            self.scheduler.hold = held
+            connection = self.connect()
+            if method == "GET":
+                connection.request(method, target)
+            else:
+                connection.request(method, target, {"Content-Type": FORM}, form(args))
+            self.clock.pump([ANSWER_SECONDS / 4] * 4)
+            response = connection.receive()
+            assert response is not None
+            self.assert_error(response, 504, "did not answer within 24 s")
+            self.assertEqual(held.called, method == "GET")
+            if not held.called:
+                held.callback(None)
+        self.assertEqual(len(self.scheduler.jobs), 1)
 
     def test_no_http(self) -> None:
         """What is no HTTP is refused and closed."""
