@@ -17,8 +17,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import react
 from twisted.logger import STDLibLogObserver, globalLogBeginner
 
+from jarvice_slurmd.daemon import make_check, make_links
 from jarvice_slurmd.log import set_up_logging
-from jarvice_slurmd.service import make_check, make_link, read_settings
+from jarvice_slurmd.service import read_settings
 from jarvice_slurmd.settings import Settings
 from jarvice_slurmd.slurm.findings import is_failed, render_findings, render_summary
 
@@ -27,20 +28,22 @@ OK, FAILED, NOT_CHECKED = 0, 1, 2
 
 async def check(reactor: IReactorTime, settings: Settings, arguments: argparse.Namespace) -> int:
     """Connect, check, print; the exit status."""
-    link = make_link(settings, reactor)
+    link, tunnels = make_links(settings, reactor)
     link.startService()
+    tunnels.startService()
     try:
         reason = await link.first_attempt()
         if reason is not None:
             print(f"could not connect to the login node: {reason}", file=sys.stderr)
             return NOT_CHECKED
-        findings = await make_check(settings, link, reactor).whole(
+        findings = await make_check(settings, link, tunnels, reactor).whole(
             on_compute_node=arguments.on_compute_node,
             partition=arguments.partition,
             patience=arguments.patience,
         )
         lost = link.last_error
     finally:
+        await tunnels.stopService()
         await link.stopService()
     for line in render_findings(findings):
         print(line)

@@ -14,17 +14,17 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from twisted.application.service import IService
+from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.resource import Resource
-from twisted.web.server import Site
 
+from jarvice_slurmd.daemon import DRAIN_SECONDS, DaemonService, make_daemon
 from jarvice_slurmd.errors import NotConnectedError
+from jarvice_slurmd.interactive.front import FrontFactory
 from jarvice_slurmd.log import ANNOUNCEMENTS
-from jarvice_slurmd.service import DRAIN_SECONDS, DaemonService, Options, make_daemon, makeService
+from jarvice_slurmd.service import Options, makeService
 from jarvice_slurmd.web.resource import Requests
 from test.fakes import SETTINGS, ScriptedShell
 
@@ -152,9 +152,15 @@ class DaemonTests(SynchronousTestCase):
         self.events: list[str] = []
         self.link = FakeLink(self.events)
         self.requests = Requests()
-        site = Site(Resource())  # type: ignore[no-untyped-call]
+        front = FrontFactory(cast(Any, None))
         self.daemon = DaemonService(
-            SETTINGS, cast(Any, self.link), site, self.requests, self.reactor
+            settings=SETTINGS,
+            link=cast(Any, self.link),
+            tunnels=cast(Any, Service()),
+            api_front=front,
+            jobs_front=front,
+            requests=self.requests,
+            reactor=self.reactor,
         )
 
     def stop(self) -> Deferred[None]:
@@ -223,7 +229,7 @@ class DaemonTests(SynchronousTestCase):
         """It is waited for no longer than Kubernetes waits."""
         self.daemon.startService()
         self.requests.began()
-        with self.assertLogs("jarvice_slurmd.service", logging.WARNING):
+        with self.assertLogs("jarvice_slurmd.daemon", logging.WARNING):
             self.stop()
             self.reactor.pump([DRAIN_SECONDS, 0.2])
         self.assertEqual(self.events[1:], ["link stopped", "stopped"])

@@ -108,33 +108,34 @@ def parse_jobs_domain(text: str, namespace: str) -> JobsDomain:
 class JobRouter:
     """Sends jobs' addresses to jobs and the rest to the API.
 
-    With `api` False (the listener of `--jobs`) the rest is 404. Without a domain there are no
-    jobs' addresses.
+    With `api` False (the listener of `--jobs`) the rest is 404. Without a domain or a directory
+    there are no jobs' addresses.
     """
 
     domain: JobsDomain | None
-    directory: IJobDirectory
+    directory: IJobDirectory | None
     api: bool = True
 
     def route(self, head: RequestHead) -> Route | Awaitable[Route]:
-        if self.domain is not None:
+        if self.domain is not None and self.directory is not None:
             host = b"".join(field_values(head.headers, b"host"))
             address = self.domain.parse_address(head.target, host)
             if address is not None:
-                return self._find(head, address)
+                return _find(self.directory, head, address)
         if not self.api:
             return render_unknown_page(request=head.headers)
         if self.domain is not None and _comes_from_a_page(head):
             return render_page(403, "Not from here", _NOT_FROM_HERE, request=head.headers)
         return _API
 
-    async def _find(self, head: RequestHead, address: JobAddress) -> Route:
-        found = await self.directory.resolve(address.number)
-        if isinstance(found, Service):
-            return _aim(head, address, found)
-        if isinstance(found, Waiting):
-            return render_waiting_page(address.number, found, head.headers)
-        return render_unknown_page(address.number, head.headers)
+
+async def _find(directory: IJobDirectory, head: RequestHead, address: JobAddress) -> Route:
+    found = await directory.resolve(address.number)
+    if isinstance(found, Service):
+        return _aim(head, address, found)
+    if isinstance(found, Waiting):
+        return render_waiting_page(address.number, found, head.headers)
+    return render_unknown_page(address.number, head.headers)
 
 
 def _comes_from_a_page(head: RequestHead) -> bool:

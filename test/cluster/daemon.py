@@ -19,7 +19,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 from zope.interface import implementer
 
-from jarvice_slurmd.service import DaemonService, make_daemon
+from jarvice_slurmd.daemon import DaemonService, make_daemon
 from jarvice_slurmd.settings import Settings
 from test.cluster.harness import DevCluster, shared_cluster
 
@@ -80,17 +80,17 @@ class DaemonClient:
 
     def __init__(self, url: str, agent: Agent) -> None:
         self.url = url
-        self._agent = agent
+        self.agent = agent
 
     async def get(self, path: str, **keywords: Any) -> Response:
         """GET a path."""
-        return await self._read(treq.get(f"{self.url}{path}", agent=self._agent, **keywords))
+        return await self._read(treq.get(f"{self.url}{path}", agent=self.agent, **keywords))
 
     async def post(self, path: str, args: Mapping[str, object], **keywords: Any) -> Response:
         """POST arguments to a path."""
         form = {"args": json.dumps(args)}
         url = f"{self.url}{path}"
-        return await self._read(treq.post(url, data=form, agent=self._agent, **keywords))
+        return await self._read(treq.post(url, data=form, agent=self.agent, **keywords))
 
     async def _read(self, asking: Awaitable[Any]) -> Response:
         response = await asking
@@ -102,8 +102,11 @@ class DaemonClient:
 class ClusterTestCase(TestCase):
     """A test with a daemon in this process, in front of the shared cluster.
 
-    Override `make_cluster` for another one; `settings` changes environment variables.
+    Override `make_cluster` for another one; `settings` changes environment variables. `port` is
+    where the next daemon listens, 0 for any port.
     """
+
+    port = 0
 
     timeout = 180
     settings: ClassVar[Mapping[str, str]] = {}
@@ -122,7 +125,7 @@ class ClusterTestCase(TestCase):
         """Start a daemon on a port of its own; it is stopped when the test ends."""
         environ = {**self.cluster.env(), **settings}
         daemon = make_daemon(Settings.from_environ(environ), [], reactor)
-        listener = ListeningEndpoint(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
+        listener = ListeningEndpoint(TCP4ServerEndpoint(reactor, self.port, interface="127.0.0.1"))
         daemon.listen(listener)
         daemon.startService()
         self.addCleanup(daemon.stopService)
