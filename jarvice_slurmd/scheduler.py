@@ -37,6 +37,7 @@ from jarvice_slurmd.jobs.prepare import JobPreparer
 from jarvice_slurmd.settings import Settings
 from jarvice_slurmd.slurm import commands
 from jarvice_slurmd.slurm.commands import Status
+from jarvice_slurmd.slurm.garbage import render_collect_garbage
 from jarvice_slurmd.slurm.interactive import render_interactive
 from jarvice_slurmd.slurm.output import (
     QueueEntry,
@@ -207,7 +208,7 @@ class SlurmScheduler:
     async def collect_garbage(self) -> None:
         """See `IScheduler.collect_garbage`."""
         await self._run(
-            commands.render_collect_garbage(
+            render_collect_garbage(
                 root=self._root,
                 answered_minutes=self._settings.answered_minutes,
                 unasked_days=self._settings.unasked_days,

@@ -191,9 +191,9 @@ class FolderTests(SchedulerTestCase):
 
     def test_collect_garbage(self) -> None:
         """It is one command, and says when it did not run."""
-        self.shell.answer("forget()", b"")
+        self.shell.answer("drop_job()", b"")
         self.result(self.scheduler.collect_garbage())
-        self.shell.answer("forget()", NotConnectedError("away"))
+        self.shell.answer("drop_job()", NotConnectedError("away"))
         self.error(self.scheduler.collect_garbage(), NotConnectedError)
 
     def test_cancelled(self) -> None:

@@ -121,7 +121,8 @@ def render_post_mortem(
     """
     records = " ".join(RECORDS)
     sacct = (
-        f"said=$(sacct -nXP -j {_checked_jobid(jobid)} --format=State,ElapsedRaw,JobName 2>&1)\n"
+        f'said=$(sacct -nXP --user="$(id -un)" -j {_checked_jobid(jobid)}'
+        " --format=State,ElapsedRaw,JobName 2>&1)\n"
         "printf 'sacct=%s %s\\n' $? \"$(printf '%s\\n' \"$said\" | tail -n 1)\"\n"
         if accounting
         else ""
@@ -152,12 +153,20 @@ def _tail(quoted_name: str, lines: int, limit: int) -> str:
 
 
 def render_mark_answered(*, root: str, name: str, jobid: str, state: str, elapsed: int) -> str:
-    """Note what exitstatus answered, so that asked again the answer is the same (PROTOCOL §4)."""
+    """Note what exitstatus answered, so that asked again the answer is the same (PROTOCOL §4).
+
+    The text of a job that ended without having begun is removed: it may hold passwords.
+    """
     folder = f'"$root/jobs/{_checked_jobid(jobid)}"'
     return f"""umask 077
-{render_folder_check(root)}mkdir -p {folder} && cd {folder} || exit {Status.NO_FOLDER}
-[ -e name ] || printf '%s\\n' {quote(name)} >name
-[ -e answer ] || {{ printf '%s %s\\n' {quote(state)} {elapsed} >.answer && mv -f .answer answer; }}
+{render_folder_check(root)}mkdir -p {folder} && cd {folder} &&
+    {{ [ -e name ] || printf '%s\\n' {quote(name)} >name; }} &&
+    {{ [ -e answer ] ||
+        {{ printf '%s %s\\n' {quote(state)} {elapsed} >.answer && mv -f .answer answer; }}; }} ||
+    exit {Status.NO_FOLDER}
+cd "$root"/submit/{quote(name)} 2>/dev/null && [ "$(cat jobid 2>/dev/null)" = {jobid} ] &&
+    rm -f node.sh
+exit 0
 """
 
 
@@ -181,40 +190,5 @@ def render_list_folder(*, path: str, details: bool) -> str:
 prefix={shown}
 find -L . -mindepth 1 -maxdepth 1 -type d -printf '{size}/data'"$prefix"'/%P/\\n'
 find -L . -mindepth 1 -maxdepth 1 -type f -printf '{size}/data'"$prefix"'/%P\\n'
-exit 0
-"""
-
-
-def render_collect_garbage(*, root: str, answered_minutes: int, unasked_days: int) -> str:
-    """Remove what finished jobs left: answered ones after minutes, never asked about after days.
-
-    Only inside the root folder, and only folders whose names are job ids. A job that waits or runs
-    is never touched: its folder has no `exit` or `answer`, and its submission a job id whose
-    folder says neither.
-    """
-    return f"""{render_folder_check(root)}cd "$root" 2>/dev/null || exit 0
-forget() {{
-    case $1 in '' | *[!0-9_+]*) return ;; esac
-    name=$(head -n 1 "jobs/$1/name" 2>/dev/null)
-    # What a question with a wrong job id left here has no say over the job of that name.
-    [ ! -d "submit/$name" ] || [ "$(cat "submit/$name/jobid" 2>/dev/null)" = "$1" ] || name=
-    case $name in
-    '' | .* | */*) ;;
-    *)
-        number=$(cat "submit/$name/number" 2>/dev/null)
-        case $number in
-        '' | *[!0-9]*) ;;
-        *) [ "$(cat "numbers/$number" 2>/dev/null)" != "$name" ] || rm -f "numbers/$number" ;;
-        esac
-        rm -rf -- "./submit/$name"
-        rm -f -- "./$name.out"
-        ;;
-    esac
-    rm -rf -- "./jobs/$1"
-}}
-find jobs -mindepth 2 -maxdepth 2 \\( -name answer -mmin +{answered_minutes} \\
-    -o \\( -name exit -o -name cancelled \\) -mtime +{unasked_days} \\) 2>/dev/null |
-    sed -e 's,^jobs/,,' -e 's,/[^/]*$,,' | sort -u |
-    while read -r jobid; do forget "$jobid"; done
 exit 0
 """

@@ -10,7 +10,6 @@ from jarvice_slurmd.errors import InvalidArgumentsError
 from jarvice_slurmd.slurm.commands import (
     Status,
     render_cancel,
-    render_collect_garbage,
     render_events,
     render_list_folder,
     render_mark_answered,
@@ -20,6 +19,7 @@ from jarvice_slurmd.slurm.commands import (
     render_root,
     render_tail,
 )
+from jarvice_slurmd.slurm.garbage import render_collect_garbage
 from jarvice_slurmd.slurm.output import PostMortem, parse_post_mortem
 from jarvice_slurmd.slurm.states import parse_state
 from jarvice_slurmd.slurm.submission import render_forget_submission, render_submit
@@ -244,7 +244,8 @@ class PostMortemTests(LoginNodeTestCase):
         found = self.look(accounting=True)
         self.assertEqual(found.accounting, (parse_state("COMPLETED"), 61, "jarvice_x"))
         (call,) = self.node.calls("sacct")
-        self.assertEqual(call, ["-nXP", "-j", "41", "--format=State,ElapsedRaw,JobName"])
+        self.assertIn("--user=", call[1])
+        self.assertEqual(call[2:], ["-j", "41", "--format=State,ElapsedRaw,JobName"])
 
     def test_accounting_down(self) -> None:
         """What it said when it failed is told."""

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import time
 
 from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from jarvice_slurmd.slurm.commands import (
     Status,
-    render_collect_garbage,
     render_list_folder,
     render_root,
     render_tail,
@@ -21,7 +17,6 @@ from test.properties import names, paths, property_test
 from test.slurm.sandbox import Sandbox
 
 _ROOT = render_root(None)
-_DAY = 86400.0
 
 
 class TailTests(SynchronousTestCase):
@@ -155,130 +150,3 @@ class ListFolderTests(SynchronousTestCase):
         with open(f"{folder}/file", "w", encoding="utf-8"):
             pass
         self.assertIn(f"/data{folder}/file", self.list(folder))
-
-
-class GarbageTests(SynchronousTestCase):
-    """`render_collect_garbage`: answered jobs after an hour, unasked ones after 30 days."""
-
-    def setUp(self) -> None:
-        self.node = Sandbox()
-        self.addCleanup(self.node.remove)
-        self.now = time.time()
-
-    def add(self, jobid: str, name: str, number: int, *, age: float, **records: str) -> None:
-        """A job's folders; its records (exit, answer, cancelled) are `age` seconds old."""
-        for path, text in {
-            f"jobs/{jobid}/name": f"{name}\n",
-            f"jobs/{jobid}/start": "1\n",
-            f"submit/{name}/jobid": f"{jobid}\n",
-            f"submit/{name}/number": f"{number}\n",
-            f"submit/{name}/lock": "",
-            f"numbers/{number}": f"{name}\n",
-            f"{name}.out": "output\n",
-            **{f"jobs/{jobid}/{record}": text for record, text in records.items()},
-        }.items():
-            self.node.write(path, text, age=age, now=self.now)
-
-    def collect(self) -> None:
-        script = render_collect_garbage(root=_ROOT, answered_minutes=60, unasked_days=30)
-        result = self.node.run(script)
-        self.assertEqual((result.status, result.stdout, result.stderr), (0, b"", b""))
-
-    def jobs(self) -> set[str]:
-        """Ids of jobs that left anything at all."""
-        return {path.split("/")[1] for path in self.node.files() if path.startswith("jobs/")}
-
-    def test_answered(self) -> None:
-        """An hour after the answer all of it is gone, and nothing of another job."""
-        self.add("5", "old", 50, age=3700, exit="COMPLETED 0 1 2", answer="COMPLETED 1")
-        self.add("6", "new", 60, age=3000, exit="COMPLETED 0 1 2", answer="COMPLETED 1")
-        kept = {path for path in self.node.files() if "6" in path or "new" in path}
-        self.collect()
-        self.assertEqual(self.node.files(), kept)
-        self.assertFalse((self.node.root / "submit" / "old").exists())
-
-    def test_unasked(self) -> None:
-        """Ended and never asked about: 30 days."""
-        self.add("5", "old", 50, age=32 * _DAY, exit="COMPLETED 0 1 2")
-        self.add("6", "cancelled", 60, age=32 * _DAY, cancelled="5")
-        self.add("7", "new", 70, age=29 * _DAY, exit="FAILED 1 1 2")
-        self.collect()
-        self.assertEqual(self.jobs(), {"7"})
-
-    def test_not_ended(self) -> None:
-        """A job that waits or runs stays, however long."""
-        self.add("5", "long", 50, age=400 * _DAY)
-        before = self.node.files()
-        self.collect()
-        self.assertEqual(self.node.files(), before)
-
-    def test_nothing_there(self) -> None:
-        """No folder, nothing to do."""
-        self.collect()
-        self.assertFalse(self.node.root.exists())
-
-    def test_no_name(self) -> None:
-        """A folder without a name, or with one that leads elsewhere, takes nothing with it."""
-        outside = self.node.write("../keep.out", "x")
-        old = {"age": 40 * _DAY, "now": self.now}
-        for jobid, name in {
-            "1": "",
-            "2": "..",
-            "3": "../..",
-            "4": "/etc",
-            "5": ".",
-            "6": "a/b",
-        }.items():
-            self.node.write(f"jobs/{jobid}/answer", "COMPLETED 1", **old)
-            self.node.write(f"jobs/{jobid}/name", name, **old)
-        self.node.write("jobs/7/answer", "COMPLETED 1", **old)
-        kept = {"submit/x/jobid", "numbers/5", "y.out", ".out", "a/b.out", "../keep"}
-        for path in ("submit/x/jobid", "numbers/5", "y.out", ".out", "a/b.out"):
-            self.node.write(path, "8\n", **old)
-        self.collect()
-        self.assertEqual(self.node.files(), kept - {"../keep"})
-        self.assertTrue(outside.exists())
-
-    def test_only_job_ids(self) -> None:
-        """Folders that are no job's stay, whatever their names do to a shell."""
-        for name in ("images", "a b", "*", "-rf", "$HOME", "5;x"):
-            self.node.write(f"jobs/{name}/answer", "x", age=40 * _DAY, now=self.now)
-        before = self.node.files()
-        self.collect()
-        self.assertEqual(self.node.files(), before)
-
-    def test_links_are_not_followed(self) -> None:
-        """A link in the place of a job's folder leads nowhere."""
-        elsewhere = self.node.write("../elsewhere/answer", "x", age=40 * _DAY, now=self.now)
-        (self.node.root / "jobs").mkdir(parents=True)
-        (self.node.root / "jobs" / "5").symlink_to(elsewhere.parent)
-        self.collect()
-        self.assertTrue(elsewhere.exists())
-
-    def test_wrong_id_in_a_question(self) -> None:
-        """A folder that a question with a wrong job id left does not take the job with it."""
-        self.add("5", "runs", 50, age=40 * _DAY)
-        before = self.node.files()
-        self.node.write("jobs/4/name", "runs\n", age=40 * _DAY, now=self.now)
-        self.node.write("jobs/4/answer", "CANCELLED 0\n", age=40 * _DAY, now=self.now)
-        self.collect()
-        self.assertEqual(self.node.files(), before)
-
-    def test_number_given_again(self) -> None:
-        """A number that belongs to another job meanwhile stays that job's."""
-        self.add("5", "old", 50, age=3700, answer="COMPLETED 1")
-        self.node.write("numbers/50", "other\n")
-        self.collect()
-        self.assertEqual(self.node.files(), {"numbers/50"})
-
-    @given(st.lists(names, min_size=2, max_size=3, unique=True))
-    @property_test(30)
-    def test_any_name(self, job_names: list[str]) -> None:
-        """Only the answered one goes, whatever the names."""
-        shutil.rmtree(self.node.root, ignore_errors=True)
-        for number, name in enumerate(job_names[1:], 2):
-            self.add(f"{number}", name, number, age=3700)
-        kept = self.node.files()
-        self.add("1", job_names[0], 1, age=3700, answer="COMPLETED 1")
-        self.collect()
-        self.assertEqual(self.node.files(), kept)
