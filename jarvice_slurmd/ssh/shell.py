@@ -27,7 +27,7 @@ _KILL_AFTER = 5
 # script's own. Text that lacks its first or last line (eaten by a start-up file that reads stdin,
 # or cut off with the link) is not run, not even in part.
 _EXEC_LINE = (
-    "exec timeout -k {kill_after} {seconds} /bin/sh -c '"
+    "exec {timeout}/bin/sh -c '"
     "_jarvice_text=$(head -c {length});"
     ' case $_jarvice_text in "#{nonce}"*"#{nonce}") eval "$_jarvice_text";; *) exit 126;; esac\''
 )
@@ -61,14 +61,16 @@ def encode_script(script: str) -> bytes:
     return script.encode("utf-8", "surrogateescape")
 
 
-def render_invocation(script: bytes, *, nonce: str, seconds: int) -> Invocation:
-    """Make `script` ready to run for at most `seconds` on the login node, link or no link."""
+def render_invocation(script: bytes, *, nonce: str, seconds: int | None) -> Invocation:
+    """Make `script` ready to run for at most `seconds` on the login node, link or no link.
+
+    None sets no bound there.
+    """
     mark = nonce.encode("ascii")
     start = b"#%b\nprintf '%%s\\n' %b; printf '%%s\\n' %b >&2\n" % (mark, mark, mark)
     text = b"".join((start, script, b"\n\n#", mark))
-    line = _EXEC_LINE.format(
-        kill_after=_KILL_AFTER, seconds=max(1, seconds), length=len(text), nonce=nonce
-    )
+    timeout = "" if seconds is None else f"timeout -k {_KILL_AFTER} {max(1, seconds)} "
+    line = _EXEC_LINE.format(timeout=timeout, length=len(text), nonce=nonce)
     return Invocation(exec_line=line.encode("ascii"), text=text, nonce=mark)
 
 

@@ -90,14 +90,16 @@ class PacketTransport(SSHClientTransport):
     def nextEncryptions(self, negotiated: SSHCiphers) -> None:
         self._next_ciphers = PacketCiphers(negotiated)
 
+    @property
+    def is_rekeying(self) -> bool:
+        """Whether a key exchange is under way, during which no data may be sent."""
+        return bool(self._keyExchangeState != self._KEY_EXCHANGE_NONE)
+
     # Out
 
     def sendPacket(self, messageType: int, payload: bytes) -> None:
         """Seal and write a message, or keep it until the key exchange under way is done."""
-        if (
-            self._keyExchangeState != self._KEY_EXCHANGE_NONE
-            and not self._allowedKeyExchangeMessageType(messageType)
-        ):
+        if self.is_rekeying and not self._allowedKeyExchangeMessageType(messageType):
             self._blockedByKeyExchange.append((messageType, payload))
             return
         self._seal(len(payload) + 1, [bytes((messageType,)), payload])
@@ -107,7 +109,7 @@ class PacketTransport(SSHClientTransport):
 
     def send_data(self, header: bytes, data: bytes) -> None:
         """As `sendPacket` for channel data: `header` is the channel's number and the length."""
-        if self._keyExchangeState != self._KEY_EXCHANGE_NONE:
+        if self.is_rekeying:
             self._blockedByKeyExchange.append((_MSG_CHANNEL_DATA, header + data))
             return
         self._seal(len(header) + len(data) + 1, [b"\x5e", header, data])
@@ -179,6 +181,9 @@ class PacketTransport(SSHClientTransport):
         self._is_ending = True
         self.buf = b""
         super().sendDisconnect(reason, desc)
+        if self.transport is not None:
+            # Twisted would wait for a producer that it has paused before it closes the socket.
+            self.transport.unregisterProducer()  # type: ignore[attr-defined]
 
     def _refuse_packet(self, error: PacketError) -> None:
         reason = (
@@ -190,3 +195,6 @@ class PacketTransport(SSHClientTransport):
         """The peer's NEWKEYS has come: what it sends from here on has its new keys."""
         self._opener = self.nextEncryptions.opener
         super()._newKeys()
+        changed = getattr(self.service, "keys_changed", None)
+        if changed is not None:
+            changed()

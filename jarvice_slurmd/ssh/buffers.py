@@ -1,0 +1,77 @@
+"""What a stream has not sent yet, and what its reader has not taken yet; no I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from attrs import define, field
+
+
+@define(eq=False)
+class Outbox:
+    """Bytes to be sent in packets; taking them costs no more than their number."""
+
+    size: int = field(default=0, init=False)
+    _chunks: deque[memoryview] = field(factory=deque, init=False)
+
+    def append(self, data: bytes) -> None:
+        """Put some at the end."""
+        if data:
+            # A buffer that its owner may change is copied, what can't change is not.
+            self._chunks.append(memoryview(data if isinstance(data, bytes) else bytes(data)))
+            self.size += len(data)
+
+    def take(self, most: int) -> bytes:
+        """Up to so many from the beginning, several small chunks joined."""
+        parts = []
+        room = most
+        while room and self._chunks:
+            chunk = self._chunks[0]
+            if len(chunk) <= room:
+                self._chunks.popleft()
+            else:
+                self._chunks[0] = chunk[room:]
+                chunk = chunk[:room]
+            parts.append(chunk)
+            room -= len(chunk)
+        self.size -= most - room
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._chunks.clear()
+        self.size = 0
+
+
+@define(eq=False)
+class ReceiveWindow:
+    """How much a far end may send before its reader has taken what came (RFC 4254 §5.2).
+
+    It begins small and doubles, up to `largest`, as often as the reader has taken a whole window
+    without a pause: a stream that moves gets what it needs over any distance, and one that
+    stands costs little. All in bytes.
+    """
+
+    size: int
+    largest: int
+    _taken: int = field(default=0, init=False)
+    _owed: int = field(default=0, init=False)
+
+    def credit(self, taken: int) -> int:
+        """The reader took so many: how many to grant the far end now, perhaps none yet."""
+        self._owed += taken
+        self._taken += taken
+        if self._taken >= self.size and self.size < self.largest:
+            growth = min(self.size, self.largest - self.size)
+            self.size += growth
+            self._owed += growth
+            self._taken = 0
+        # An eighth: granting at half the window would halve the speed over a distance.
+        if self._owed < self.size // 8:
+            return 0
+        granted, self._owed = self._owed, 0
+        return granted
+
+    def paused(self) -> None:
+        """The reader does not keep up: the window is large enough as it is."""
+        self._taken = 0

@@ -1,0 +1,293 @@
+# mypy: allow-untyped-calls
+# (Conch has few annotations, and calls through our subclasses count as ours.)
+"""A byte stream to a port beyond the login node: one SSH channel that is a Twisted transport."""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from typing import Any
+
+from twisted.conch.error import ConchError
+from twisted.conch.ssh.common import NS
+from twisted.conch.ssh.connection import OPEN_ADMINISTRATIVELY_PROHIBITED
+from twisted.internet.address import HostnameAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from jarvice_slurmd.errors import (
+    ForwardingRefusedError,
+    NotConnectedError,
+    TunnelConnectError,
+)
+from jarvice_slurmd.ssh.buffers import ReceiveWindow
+from jarvice_slurmd.ssh.flow import FlowConnection
+from jarvice_slurmd.ssh.sending import SendingChannel
+
+FIRST_WINDOW = 256 * 1024
+
+
+@implementer(IPushProducer)
+class TunnelChannel(SendingChannel):
+    """A direct-tcpip channel (RFC 4254 §7.2), the transport of the protocol that it connects.
+
+    `opened` fires with the protocol, or fails as `ITunnelOpener.open` documents; cancelling it
+    abandons the attempt. `ended` fires when the channel is gone, whatever became of it. Closes,
+    half-closes and pauses mean what they mean to Twisted's TCP transport.
+    """
+
+    name = b"direct-tcpip"
+    # Whether it counts for sshd's MaxSessions.
+    takes_session = False
+
+    def __init__(
+        self,
+        connection: FlowConnection,
+        host: str,
+        port: int,
+        factory: IProtocolFactory,
+        largest_window: int,
+    ) -> None:
+        super().__init__(FIRST_WINDOW)
+        # Conch sets it when the server has answered; it may be asked for earlier.
+        self.conn = connection
+        self.opened: Deferred[IProtocol] = Deferred(lambda _: self._give_up(None))
+        self.ended: Deferred[None] = Deferred()
+        self.host = host
+        self._host = host.encode() if host.isascii() else host.encode("idna")
+        self.port = port
+        self._factory = factory
+        self._protocol: IProtocol | None = None
+        self._is_settled = False
+        # In
+        self._window = ReceiveWindow(FIRST_WINDOW, largest_window)
+        self._pending: deque[bytes] = deque()
+        self._is_paused = False
+        self._is_delivering = False
+        self._eof_came = False
+        self._eof_is_told = False
+        self._is_aborted = False
+
+    @property
+    def open_data(self) -> bytes:
+        """What the open request says: where to, and from where, which means nothing here."""
+        return (
+            NS(self._host) + struct.pack(">L", self.port) + NS(b"127.0.0.1") + struct.pack(">L", 0)
+        )
+
+    # Opening
+
+    def channelOpen(self, specificData: bytes) -> None:
+        """The login node has connected."""
+        if self._is_settled:
+            self.conn.sendClose(self)
+            return
+        self.connected_to_port()
+
+    def connected_to_port(self) -> None:
+        """The port is at the other end: hand the stream over."""
+        self._is_settled = True
+        protocol = self._factory.buildProtocol(self.getPeer())
+        if protocol is None:
+            self.conn.sendClose(self)
+            self.opened.errback(TunnelConnectError("the connection is not wanted any longer"))
+            return
+        self._protocol = protocol
+        protocol.makeConnection(self)
+        self.opened.callback(protocol)
+
+    def openFailed(self, reason: Any) -> None:
+        """There is no stream: sshd may not forward, or could not connect, or the link is lost."""
+        if not isinstance(reason, ConchError):
+            self.give_up(NotConnectedError(f"the SSH link was lost: {self.conn.lost_reason}"))
+        else:
+            words = reason.value.decode("utf-8", "replace") if reason.value else "no reason given"
+            if reason.data == OPEN_ADMINISTRATIVELY_PROHIBITED:
+                self.give_up(
+                    ForwardingRefusedError(f"the login node's sshd forbids forwarding ({words})")
+                )
+            else:
+                self.give_up(
+                    TunnelConnectError(
+                        f"the login node can't connect to {self.host}:{self.port} ({words})"
+                    )
+                )
+        self.finish()
+
+    def give_up(self, error: Exception) -> None:
+        """Fail with `error` unless it is open already."""
+        if not self._is_settled:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception | None) -> None:
+        """Close what may yet open; None is for a cancellation, which brings its own error."""
+        self._is_settled = True
+        if self.id in self.conn.localToRemoteChannel:
+            self.conn.sendClose(self)
+        if error is not None:
+            self.opened.errback(error)
+
+    # In: from the connection
+
+    def take(self, data: bytes) -> None:
+        """Some data has come."""
+        self.localWindowLeft -= len(data)
+        self.arrived(data)
+
+    def take_extended(self, data: bytes) -> None:
+        """Data beside the stream, such as stderr: read at once, whatever the reader does."""
+        self.localWindowLeft -= len(data)
+        self.grant(len(data))
+
+    def arrived(self, data: bytes) -> None:
+        """Some of the stream, for now or for when the reader goes on."""
+        if self._protocol is None or self.disconnecting:
+            # Nobody reads it; but what the far end can't get rid of it may not read beside.
+            self.grant(len(data))
+        elif self._is_paused or self._pending or self._is_delivering:
+            self._pending.append(data)
+        else:
+            self._is_delivering = True
+            try:
+                self.grant(len(data))
+                self._protocol.dataReceived(data)
+            finally:
+                self._is_delivering = False
+            if self._pending or self._eof_came or self._end is not None:
+                self._deliver()
+
+    def eofReceived(self) -> None:
+        """The far end writes no more."""
+        self._eof_came = True
+        self._deliver()
+
+    def closeReceived(self) -> None:
+        """The far end is gone; what it sent before may still wait for the reader."""
+        self.conn.sendClose(self)
+
+    def closed(self) -> None:
+        """The channel is gone: closed by both sides, or the connection has ended."""
+        if self._is_aborted:
+            self.finish()
+            return
+        if not self._is_settled:
+            self.give_up(TunnelConnectError(f"{self.host}:{self.port} closed the connection"))
+        if self.conn.is_lost:
+            reason: Exception = ConnectionLost(f"the SSH link was lost: {self.conn.lost_reason}")
+        elif self.disconnecting or self._eof_came:
+            reason = ConnectionDone()
+        else:
+            reason = ConnectionLost("the far end broke the connection")
+        self._end = Failure(reason)
+        self._outbox.clear()
+        if self.conn.is_lost or self.disconnecting:
+            self._pending.clear()
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Give the reader what waits for it, in order, as long as it is not paused."""
+        if self._is_delivering:
+            return
+        self._is_delivering = True
+        try:
+            while self._pending and not self._is_paused and self._protocol is not None:
+                data = self._pending.popleft()
+                self.grant(len(data))
+                self._protocol.dataReceived(data)
+        finally:
+            self._is_delivering = False
+        if self._pending and not self.disconnecting:
+            return
+        if self._eof_came and not self._eof_is_told and not self._is_paused:
+            self._tell_eof()
+        if self._end is not None and (not self._pending or self.disconnecting):
+            self.finish()
+
+    def grant(self, taken: int) -> None:
+        """So much was read: allow the far end as much more, now or with more to come."""
+        granted = self._window.credit(taken)
+        if granted and self._end is None:
+            self.conn.adjustWindow(self, granted)
+
+    def _tell_eof(self) -> None:
+        self._eof_is_told = True
+        if self._protocol is None or self._end is not None:
+            return
+        if IHalfCloseableProtocol.providedBy(self._protocol):
+            self._protocol.readConnectionLost()
+            self._close_if_both_ended()
+        else:
+            self.loseConnection()
+
+    def finish(self) -> None:
+        """Tell everybody, once, that it is over."""
+        self._pending.clear()
+        self.stop_sending()
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None:
+            protocol.connectionLost(self._end or Failure(ConnectionAborted()))
+        if not self.ended.called:
+            self.ended.callback(None)
+
+    # In: IPushProducer, for the reader
+
+    def pauseProducing(self) -> None:
+        """Deliver no more: the far end gets no further credit."""
+        self._is_paused = True
+        self._window.paused()
+
+    def resumeProducing(self) -> None:
+        """Go on."""
+        self._is_paused = False
+        self._deliver()
+
+    def stopProducing(self) -> None:
+        """No more at all."""
+        self.loseConnection()
+
+    # Ends
+
+    def write_side_ended(self) -> None:
+        """Our end of data has been sent: the protocol may want to know."""
+        if IHalfCloseableProtocol.providedBy(self._protocol):
+            self._protocol.writeConnectionLost()
+        self._close_if_both_ended()
+
+    def _close_if_both_ended(self) -> None:
+        if self._eof_is_sent and self._eof_is_told and not self.localClosed:
+            self.conn.sendClose(self)
+
+    def loseConnection(self) -> None:
+        """Close after what was written is sent; nothing more is read."""
+        self.disconnecting = True
+        # What is dropped is paid for: a far end that can't send may not read either.
+        self.grant(sum(map(len, self._pending)))
+        self._pending.clear()
+        if self._end is not None:
+            self.finish()
+        elif not self._outbox.size:
+            self._sent_everything()
+
+    def abortConnection(self) -> None:
+        """Close at once; what was written may be lost."""
+        if self._is_aborted or self._end is not None:
+            return
+        self._is_aborted = self.disconnecting = True
+        self._outbox.clear()
+        self._pending.clear()
+        self.conn.sendClose(self)
+        # As TCP's does: soon, but never within the caller's own call.
+        self._end = Failure(ConnectionAborted())
+        self.conn.clock.callLater(0, self.finish)
+
+    def getPeer(self) -> HostnameAddress:
+        """The port, as the login node names its host."""
+        return HostnameAddress(self._host, self.port)
