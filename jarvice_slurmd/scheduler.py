@@ -42,6 +42,7 @@ from jarvice_slurmd.slurm.interactive import render_interactive
 from jarvice_slurmd.slurm.output import (
     QueueEntry,
     first_words,
+    parse_doubt,
     parse_hostlist,
     parse_post_mortem,
     parse_submitted,
@@ -126,6 +127,12 @@ class SlurmScheduler:
         """See `IScheduler.run_status`."""
         entry = await self._find_surely(ref)
         if entry is None:
+            # Nothing in the folders may contradict that it is gone, else Slurm is asked for it.
+            script = commands.render_doubt(root=self._root, name=ref.name, jobid=ref.jobid)
+            if parse_doubt((await self._run(script)).stdout):
+                raise SlurmUnavailableError(
+                    f"Slurm knows job {ref.jobid}, but its queue does not list it"
+                )
             return None
         return RunStatus(nodes=parse_hostlist(entry.hostlist), elapsed=entry.elapsed)
 

@@ -25,6 +25,7 @@ class SchedulerTestCase(SynchronousTestCase):
         self.clock.advance(1000)
         self.settings = SETTINGS
         self.scheduler = self.make_scheduler()
+        self.shell.answer("scontrol -o show job", b"")
         self.set_queue()
 
     def make_scheduler(self) -> SlurmScheduler:

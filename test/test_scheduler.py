@@ -62,6 +62,19 @@ class StatusTests(SchedulerTestCase):
         self.assertIsNone(self.successResultOf(asked))
         self.assertEqual(len(self.shell.asked("squeue")), 2)
 
+    def test_doubted(self) -> None:
+        """Where nothing says that it has ended Slurm is asked for the job itself."""
+        for said, kind in (
+            (b"slurm=1 slurm_load_jobs error: Invalid job id specified\n", None),
+            (b"slurm=0\n", SlurmUnavailableError),
+            (b"slurm=1 Unable to contact slurm controller\n", SlurmUnavailableError),
+        ):
+            self.shell.answer("scontrol -o show job", said)
+            if kind is None:
+                self.assertIsNone(self.result(self.scheduler.run_status(_REF)))
+            else:
+                self.error(self.scheduler.run_status(_REF), kind)
+
     def test_missed_by_one(self) -> None:
         """A job that one squeue missed is still there."""
         asked = Deferred.fromCoroutine(self.scheduler.run_status(_REF))

@@ -110,18 +110,42 @@ def render_events(*, jobid: str) -> str:
 RECORDS: Final = ("name", "start", "exit", "cancelled", "answer")
 
 
+def render_doubt(*, root: str, name: str, jobid: str) -> str:
+    """Whether Slurm knows a job that was missing from its queue: prints `slurm=<status> <words>`.
+
+    Slurm is asked for that one job, unless the folders say that it has ended or know nothing of it:
+    then nothing is printed.
+    """
+    return f"{NEUTRAL}{render_folder_check(root)}{_doubt(name, jobid)}exit 0\n"
+
+
+def _doubt(name: str, jobid: str) -> str:
+    ours = quote(f"JobId={_checked_jobid(jobid)} JobName={NAME_PREFIX}{name} ")
+    return f"""if [ ! -e "$root/jobs/{jobid}/exit" ] && [ ! -e "$root/jobs/{jobid}/answer" ] &&
+    {{ [ "$(cat "$root"/submit/{quote(name)}/jobid 2>/dev/null)" = {jobid} ] ||
+        [ "$(head -n 1 "$root/jobs/{jobid}/name" 2>/dev/null)" = {quote(name)} ]; }}; then
+    said=$(scontrol -o show job {jobid} 2>&1)
+    case "$? $said" in
+    "0 "{ours}*) echo "slurm=0" ;;
+    "0 "*) echo "slurm=1 Invalid job id: it is another job's" ;;
+    *) printf 'slurm=1 %s\n' "$said" | head -n 1 ;;
+    esac
+fi
+"""
+
+
 def render_post_mortem(
     *, root: str, name: str, jobid: str, lines: int, limit: int, accounting: bool
 ) -> str:
     """All that is left of a job: its records, accounting when asked for, the end of its output.
 
-    Prints a line `<record>=<content>` for each of `RECORDS`, `sacct=<status>` and what sacct said
-    (one line, with `accounting`), then `output` and, behind it, at most `lines` lines and `limit`
-    bytes of the output.
+    Prints a line `<record>=<content>` for each of `RECORDS`, with `accounting` what `render_doubt`
+    prints, and `sacct=<status>` and what sacct said in one line, then `output` and, behind it, at
+    most `lines` lines and `limit` bytes of the output.
     """
     records = " ".join(RECORDS)
     sacct = (
-        f'said=$(sacct -nXP --user="$(id -un)" -j {_checked_jobid(jobid)}'
+        _doubt(name, jobid) + f'said=$(sacct -nXP --user="$(id -un)" -j {_checked_jobid(jobid)}'
         " --format=State,ElapsedRaw,JobName 2>&1)\n"
         "printf 'sacct=%s %s\\n' $? \"$(printf '%s\\n' \"$said\" | tail -n 1)\"\n"
         if accounting

@@ -163,6 +163,7 @@ class PostMortem:
     state, exit status, start and end that the job's own script noted; `answer` is the state and
     elapsed seconds that exitstatus answered before. `accounting` is sacct's state, elapsed seconds
     and job name; `accounting_error` is what sacct said instead, unless accounting is disabled.
+    `is_known` is whether Slurm, asked for this one job, knows it though its queue lacked it.
     """
 
     name: str | None
@@ -173,6 +174,7 @@ class PostMortem:
     accounting: tuple[JobState, int, str] | None
     accounting_error: str | None
     output: bytes
+    is_known: bool = False
 
 
 def parse_post_mortem(stdout: bytes) -> PostMortem:
@@ -201,7 +203,22 @@ def parse_post_mortem(stdout: bytes) -> PostMortem:
         accounting=accounting,
         accounting_error=accounting_error,
         output=output,
+        is_known=parse_doubt(records.get("slurm", "").encode()),
     )
+
+
+def parse_doubt(stdout: bytes) -> bool:
+    """Whether Slurm knows the job, in what `commands.render_doubt` printed.
+
+    Raises `SlurmUnavailableError` or `SlurmRefusedError` when Slurm did not say.
+    """
+    line = stdout.decode("utf-8", "replace").strip().removeprefix("slurm=")
+    status, _, said = line.partition(" ")
+    if status in ("", "0"):
+        return status == "0"
+    if "invalid job id" in said.lower():
+        return False
+    raise refusal(said.encode())
 
 
 def _number(text: str) -> int | None:

@@ -25,8 +25,9 @@ def judge(name: str, entry: QueueEntry | None, found: PostMortem) -> End | None:
 
     `entry` is what the queue says of the job, already known to have ended; None when Slurm has
     forgotten it. None is returned for a job of which nothing is known. Raises
-    `JobStillRunningError` when accounting says that it runs and nothing says that it ended, and
-    `SlurmUnavailableError` when nothing is known because accounting could not be asked.
+    `JobStillRunningError` when Slurm knows the job after all, or accounting says that it runs and
+    nothing says that it ended, and `SlurmUnavailableError` when nothing is known because accounting
+    could not be asked.
     """
     ours = found.name in (None, name)
     if ours and found.answer is not None:
@@ -35,6 +36,8 @@ def judge(name: str, entry: QueueEntry | None, found: PostMortem) -> End | None:
     if entry is not None:
         state = _cancelled_or(entry.state, found) if ours else entry.state
         return End(state=state, elapsed=entry.elapsed)
+    if found.is_known:
+        raise JobStillRunningError("Slurm's queue did not list the job, but Slurm knows it")
     accounted = found.accounting
     if accounted is not None and accounted[2] == NAME_PREFIX + name:
         state, elapsed, _ = accounted

@@ -6,10 +6,15 @@ import subprocess
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from jarvice_slurmd.errors import InvalidArgumentsError
+from jarvice_slurmd.errors import (
+    InvalidArgumentsError,
+    SlurmRefusedError,
+    SlurmUnavailableError,
+)
 from jarvice_slurmd.slurm.commands import (
     Status,
     render_cancel,
+    render_doubt,
     render_events,
     render_list_folder,
     render_mark_answered,
@@ -20,7 +25,7 @@ from jarvice_slurmd.slurm.commands import (
     render_tail,
 )
 from jarvice_slurmd.slurm.garbage import render_collect_garbage
-from jarvice_slurmd.slurm.output import PostMortem, parse_post_mortem
+from jarvice_slurmd.slurm.output import PostMortem, parse_doubt, parse_post_mortem
 from jarvice_slurmd.slurm.states import parse_state
 from jarvice_slurmd.slurm.submission import render_forget_submission, render_submit
 from test.slurm.sandbox import Sandbox
@@ -267,6 +272,58 @@ class PostMortemTests(LoginNodeTestCase):
         self.assertEqual(self.node.run(script).status, Status.NO_FOLDER)
 
 
+class DoubtTests(LoginNodeTestCase):
+    """`render_doubt`: a job that the queue lacked."""
+
+    def doubt(self, name: str = "x") -> tuple[bytes, int]:
+        """What is printed, and how often scontrol was asked."""
+        self.node.forget_calls()
+        result = self.node.run(render_doubt(root=_ROOT, name=name, jobid="41"))
+        self.assertEqual((result.status, result.stderr), (0, b""))
+        return result.stdout, len(self.node.calls("scontrol"))
+
+    def test_nothing_to_doubt(self) -> None:
+        """A job that the folders don't know, or whose end they know, is not asked for."""
+        self.assertEqual(self.doubt(), (b"", 0))
+        self.node.write("submit/x/jobid", "40\n")
+        self.assertEqual(self.doubt(), (b"", 0))
+        self.node.write("submit/x/jobid", "41\n")
+        for record in ("exit", "answer"):
+            path = self.node.write(f"jobs/41/{record}", "FAILED 1 2 3\n")
+            self.assertEqual(self.doubt(), (b"", 0))
+            path.unlink()
+
+    def test_known(self) -> None:
+        """Slurm has it after all; a fresh one, and one that has begun."""
+        self.node.stub("scontrol", 'echo "JobId=41 JobName=jarvice_it\'s UserId=u(1)"')
+        self.node.write("submit/it's/jobid", "41\n")
+        self.assertEqual(self.doubt("it's"), (b"slurm=0\n", 1))
+        self.node.write("submit/it's/jobid", "")
+        self.node.write("jobs/41/name", "it's\n")
+        self.assertEqual(self.doubt("it's"), (b"slurm=0\n", 1))
+        self.assertTrue(parse_doubt(b"slurm=0\n"))
+
+    def test_gone(self) -> None:
+        """Slurm says so, or has given the id to another job."""
+        self.node.write("submit/x/jobid", "41\n")
+        for text in (
+            "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1",
+            "echo JobId=41 JobName=jarvice_xy UserId=u",
+            "echo JobId=411 JobName=jarvice_x UserId=u",
+        ):
+            self.node.stub("scontrol", text)
+            printed, calls = self.doubt()
+            self.assertEqual((parse_doubt(printed), calls), (False, 1), text)
+
+    def test_no_answer(self) -> None:
+        """Then nothing is concluded."""
+        self.node.write("submit/x/jobid", "41\n")
+        self.node.stub("scontrol", "echo Unable to contact slurm controller >&2; exit 1")
+        self.assertRaises(SlurmUnavailableError, parse_doubt, self.doubt()[0])
+        self.node.stub("scontrol", "exit 1")
+        self.assertRaises(SlurmRefusedError, parse_doubt, self.doubt()[0])
+
+
 class ShellcheckTests(SynchronousTestCase):
     """Every text that we run on the login node, read by shellcheck."""
 
@@ -289,6 +346,7 @@ class ShellcheckTests(SynchronousTestCase):
             render_cancel(root=root, name=name, jobid=jobid, force=True),
             render_release(jobid="41"),
             render_events(jobid="41"),
+            render_doubt(root=root, name=name, jobid=jobid),
             render_post_mortem(
                 root=root, name=name, jobid=jobid, lines=5, limit=5, accounting=True
             ),

@@ -27,6 +27,7 @@ def _found(
     answer: tuple[JobState, int] | None = None,
     accounting: tuple[JobState, int, str] | None = None,
     accounting_error: str | None = None,
+    is_known: bool = False,
 ) -> PostMortem:
     return PostMortem(
         name=name,
@@ -36,6 +37,7 @@ def _found(
         answer=answer,
         accounting=accounting,
         accounting_error=accounting_error,
+        is_known=is_known,
         output=b"",
     )
 
@@ -80,6 +82,28 @@ class PrecedenceTests(SynchronousTestCase):
         """It began, nothing recorded its end, Slurm has forgotten it: -9, the queue silent."""
         end = judge("x", None, _found(start=5))
         self.assertEqual(end and end.state.return_code, -9)
+
+
+class DoubtTests(SynchronousTestCase):
+    """The queue lacked the job, and Slurm knows it all the same."""
+
+    def test_not_over(self) -> None:
+        """Nothing is concluded from a start, a cancellation or accounting's silence."""
+        for found in (
+            _found(is_known=True, start=5),
+            _found(is_known=True, cancelled=5),
+            _found(is_known=True, accounting_error="away"),
+        ):
+            self.assertRaises(JobStillRunningError, judge, "x", None, found)
+
+    def test_listed(self) -> None:
+        """What the queue or an earlier answer says stands."""
+        found = _found(is_known=True, answer=(_FAILED, 3))
+        self.assertEqual(judge("x", None, found), End(state=_FAILED, elapsed=3))
+        entry = _entry(_COMPLETED)
+        self.assertEqual(
+            judge("x", entry, _found(is_known=True)), End(state=_COMPLETED, elapsed=11)
+        )
 
 
 class AccountingTests(SynchronousTestCase):
