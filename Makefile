@@ -67,7 +67,7 @@ COMPILE := pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
 requirements:
 	cd requirements && CUSTOM_COMPILE_COMMAND="make requirements" $(COMPILE) -o runtime.txt runtime.in
 	cd requirements && for set in test bench; do \
-	    CUSTOM_COMPILE_COMMAND="make requirements" $(COMPILE) -c runtime.txt -o $$set.txt $$set.in; \
+	    CUSTOM_COMPILE_COMMAND="make requirements" $(COMPILE) -c runtime.txt -c test.txt -o $$set.txt $$set.in; \
 	done
 
 clean:

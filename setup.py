@@ -16,8 +16,6 @@ setup(
     install_requires=[
         "attrs",
         "cryptography",
-        "h11",
-        "treq",
         "twisted[conch,tls]",
         "zope.interface",
     ],
