@@ -64,11 +64,11 @@ bench: $(BENCH_VENV)/.made
 # Needs pip-tools; the locks hold hashes and no registry's name.
 COMPILE := pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
     --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+requirements: export CUSTOM_COMPILE_COMMAND := make requirements
 requirements:
-	cd requirements && CUSTOM_COMPILE_COMMAND="make requirements" $(COMPILE) -o runtime.txt runtime.in
-	cd requirements && for set in test bench; do \
-	    CUSTOM_COMPILE_COMMAND="make requirements" $(COMPILE) -c runtime.txt -c test.txt -o $$set.txt $$set.in; \
-	done
+	cd requirements && $(COMPILE) -o runtime.txt runtime.in
+	cd requirements && $(COMPILE) -c runtime.txt -o test.txt test.in
+	cd requirements && $(COMPILE) -c test.txt -o bench.txt bench.in
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) _trial_temp* .mypy_cache .ruff_cache .hypothesis build *.egg-info
