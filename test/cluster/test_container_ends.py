@@ -1,0 +1,88 @@
+"""How a command in a container is told to end, and what it may still do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from test.cluster.containers import ContainerTestCase
+from test.cluster.daemon import Job
+
+
+class EndTests(ContainerTestCase):
+    """Time limit, shutdown and abort reach the command."""
+
+    async def start(self, command: object | None = None, *, nodes: int = 1) -> tuple[Job, Path]:
+        """A job that traps SIGTERM, saves its work to the file and says farewell; it runs."""
+        saved = self.cluster.scratch / f"saved-{os.urandom(4).hex()}"
+        command = command or ["farewell", str(saved)]
+        job = await self.submit_job(self.job(command, image="farewell"), nodes=nodes)
+        await self.until_printed(job, "farewell: ready", "container up after")
+        return job, saved
+
+    async def test_shutdown(self) -> None:
+        """SIGTERM, once, and the time to save its work."""
+        job, saved = await self.start(nodes=2)
+        await self.client.post(f"/request/{job.path}/shutdown", {})
+        result = await self.result(job)
+        self.assertEqual(result.return_code, -15, result)
+        self.assertIn("termination state: CANCELLED ", result.verdict)
+        self.assertEqual(result.output.count("\nfarewell\n"), 1, result)
+        self.assertTrue(saved.exists(), result)
+
+    async def test_time_limit(self) -> None:
+        """The same, and the job ends as TIMEOUT."""
+        job, saved = await self.start()
+        self.cluster.slurm("scontrol", "update", f"JobId={job.jobid}", "EndTime=now+1seconds")
+        result = await self.result(job)
+        self.assertEqual(result.return_code, -9, result)
+        self.assertIn("termination state: TIMEOUT ", result.verdict)
+        self.assertEqual(result.output.count("\nfarewell\n"), 1, result)
+        self.assertTrue(saved.exists(), result)
+
+    async def test_abort(self) -> None:
+        """SIGKILL: nothing is saved, and nothing is left."""
+        job, saved = await self.start(nodes=2)
+        await self.client.post(f"/request/{job.path}/abort", {})
+        result = await self.result(job)
+        self.assertEqual(result.return_code, -15, result)
+        self.assertNotIn("\nfarewell\n", result.output)
+        self.assertFalse(saved.exists())
+
+    async def test_terminate(self) -> None:
+        """Upstream's /terminate is a shutdown."""
+        job, saved = await self.start()
+        await self.client.post("/terminate", job.ref)
+        result = await self.result(job)
+        self.assertEqual(result.return_code, -15, result)
+        self.assertEqual(result.output.count("\nfarewell\n"), 1, result)
+        self.assertTrue(saved.exists(), result)
+
+    async def test_behind_a_shell(self) -> None:
+        """A program that a shell waits for may save its work though the shell dies at once."""
+        saved = self.cluster.scratch / f"saved-{os.urandom(4).hex()}"
+        job, _ = await self.start(f"cd /tmp && farewell {saved} && true")
+        await self.client.post(f"/request/{job.path}/shutdown", {})
+        result = await self.result(job)
+        self.assertEqual(result.output.count("\nfarewell\n"), 1, result)
+        self.assertTrue(saved.exists(), result)
+
+    async def test_deaf(self) -> None:
+        """A command that ignores SIGTERM is killed after KillWait."""
+        job, _ = await self.start("trap '' TERM; echo farewell: ready; while :; do sleep 1; done")
+        await self.client.post(f"/request/{job.path}/shutdown", {})
+        result = await self.result(job)
+        self.assertEqual(result.return_code, -15, result)
+
+    async def test_during_the_pull(self) -> None:
+        """A job that is ended while it waits for its image runs nothing any more."""
+        image = f"slow-{os.urandom(4).hex()}"
+        self.push(image, image)
+        job = await self.submit_job(self.job("echo ran", image=image), nodes=2)
+        await self.until_printed(job, "jarvice n1: image ")
+        await self.client.post(f"/request/{job.path}/shutdown", {})
+        result = await self.result(job)
+        # It may have been quicker than we: then it had all it wanted.
+        self.assertIn(result.return_code, (-15, 0), result)
+        if result.return_code:
+            self.assertNotIn("\nran\n", result.output)
