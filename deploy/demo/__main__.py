@@ -1,7 +1,8 @@
-"""`make demo`: start the cluster and the daemon, run a job, show all of it, leave it up."""
+"""`make demo`: start the cluster and the daemon, run two jobs, show all of it, leave it up."""
 
 from __future__ import annotations
 
+import base64
 import signal
 import subprocess
 import sys
@@ -33,7 +34,14 @@ if [ "$PROCESS_PROCID" = 0 ]; then
 fi
 """
 
-#: Seconds that the whole story may take before the demo gives up.
+#: What runs in the container; the image is busybox, from the cluster's own registry.
+CONTAINER_COMMAND = """\
+echo "in a container: $(busybox | head -n 1)"
+echo "nodes of the job: $(tr '\\n' ' ' </etc/JARVICE/nodes)"
+echo saved >/opt-result && echo "its own disk: $(df -m / | awk 'NR == 2 { print $2 " MB" }')"
+"""
+
+#: Seconds that the story may take, once the cluster is up, before the demo gives up.
 PATIENCE = 90.0
 
 
@@ -46,19 +54,21 @@ class Demo:
         self._state = tempfile.mkdtemp(prefix="jarvice-slurmd-demo-")
         self._deadline = time.monotonic() + PATIENCE
         self._daemon: Daemon | None = None
+        self._registry = self._user = self._password = ""
 
     async def run(self) -> bool:
         """Tell the story; True when all of it worked."""
         screen = self._screen
         try:
             screen.title("A private Slurm cluster: login node, controller, two compute nodes")
-            devcluster("up", "--state", self._state)
+            devcluster("up", "--state", self._state, "--apptainer", "--registry")
+            self._deadline = time.monotonic() + PATIENCE
             for line in devcluster("status", "--state", self._state).splitlines():
                 screen.plain(line)
             url = await self._start_daemon()
             upstream = Upstream(url, Agent(self._reactor))
             await self._wait_until_ready(upstream)
-            worked = await self._run_job(upstream)
+            worked = await self._run_job(upstream) and await self._run_container(upstream)
             if worked and sys.stdout.isatty():
                 await self._leave_up(url)
             return worked
@@ -74,6 +84,11 @@ class Demo:
         port = free_port()
         endpoint = f"tcp:{port}:interface=127.0.0.1"
         environment = parse_exports(devcluster("env", "--state", self._state))
+        self._registry = environment["JARVICE_SYSTEM_REGISTRY"]
+        self._user, self._password = (
+            base64.b64decode(environment[f"JARVICE_DOCKER_{name}"]).decode()
+            for name in ("USERNAME", "PASSWORD")
+        )
         screen.step(f"twistd jarvice-slurmd --http {endpoint}")
         self._daemon = Daemon.start(self._reactor, environment, ["--http", endpoint], screen.daemon)
         return f"http://127.0.0.1:{port}"
@@ -121,11 +136,40 @@ class Demo:
             screen.bad(f"this is not how the job should have ended; its output: {output}")
         return worked
 
+    async def _run_container(self, upstream: Upstream) -> bool:
+        screen = self._screen
+        screen.title("A job in a container on two nodes, its image from a registry with a password")
+        name = f"{time.strftime('%Y%m%d%H%M%S')}-DEM0Y-hello-demo_s1"
+        job: dict[str, object] = {
+            "image": f"{self._registry}/apps/app:latest",
+            "command": CONTAINER_COMMAND,
+            "devices": ["exclusive=False", "overlay=64"],
+        }
+        args: dict[str, object] = {"name": name, "number": 2, "nodes": 2}
+        screen.request(f"POST /submit {args | {'job': {**job, 'docker_secret': '…'}}}")
+        secret = {"server": self._registry, "username": self._user, "password": self._password}
+        job["docker_secret"] = secret
+        jobid, script = await upstream.post("/submit", {**args, "job": job})
+        screen.answer(f"job id {jobid}")
+        ref: dict[str, object] = {"name": name, "number": 2, "jobid": jobid}
+        await self._follow(upstream, f"{name}/2/{jobid}", ref)
+        return_code, elapsed, (output, verdict) = await upstream.post("/exitstatus", ref)
+        screen.answer(f"POST /exitstatus → {return_code}, {elapsed}, {verdict}")
+        told = self._password in script or self._password in output
+        worked = return_code == 0 and "nodes of the job: n1 n2" in output and not told
+        if worked:
+            screen.good("pulled and converted once, run with a disk of its own; no password shown")
+        else:
+            screen.bad(f"this is not how the job should have ended; its output: {output}")
+        return worked
+
     async def _follow(self, upstream: Upstream, path: str, ref: dict[str, object]) -> None:
-        """Show the job's output as it comes, until the job is no longer running."""
+        """Show the job's output as it comes, until the job has ended."""
         shown = 0
+        job = [ref["name"], ref["jobid"]]
         while True:
-            running = [ref["name"], ref["jobid"]] in await upstream.get("/running")
+            running = job in await upstream.get("/running")
+            running = running or job in await upstream.get("/queued")
             lines = (await upstream.tail(path, 0)).splitlines()
             for line in lines[shown:]:
                 self._screen.output(line)
