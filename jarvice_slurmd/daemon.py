@@ -74,7 +74,13 @@ def make_check(
     settings: Settings, link: SSHLink, tunnels: SSHTunnelOpener, clock: IReactorTime
 ) -> RequirementsCheck:
     """What checks the cluster behind the links."""
-    return RequirementsCheck(shell=link, tunnels=tunnels, settings=settings, clock=clock)
+    return RequirementsCheck(
+        shell=link,
+        tunnels=tunnels,
+        relays=lambda: tunnels.relays,
+        settings=settings,
+        clock=clock,
+    )
 
 
 def make_daemon(
@@ -98,7 +104,7 @@ def make_daemon(
         directory = JobDirectory(
             shell=link,
             snapshot=snapshot,
-            probe=ServiceProbe(opener=tunnels, clock=reactor, host_header=domain.authority),
+            probe=ServiceProbe(opener=tunnels, clock=reactor),
             clock=reactor,
             domain=domain,
             root=render_root(settings.scratch_dir),

@@ -101,7 +101,6 @@ class ServiceProbe:
 
     opener: ITunnelOpener
     clock: IReactorTime
-    host_header: str = ""
 
     async def answers(self, place: Place, path: str) -> ResponseHead:
         """The head of the answer to a GET of a path, whatever its status, once there is one.
