@@ -6,7 +6,7 @@ unknown; nothing here raises.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from attrs import frozen
@@ -41,6 +41,10 @@ from jarvice_slurmd.slurm.requirements import (
 PROBE_SECONDS: Final = 10.0
 #: Seconds that sessions are held open side by side, to be counted.
 _SESSION_SECONDS: Final = 3
+_ALLOW_FORWARDING: Final = (
+    "set AllowTcpForwarding to yes or local in sshd_config for this account, and let PermitOpen"
+    " allow compute nodes' ports 20000 to 31999"
+)
 #: Seconds beyond a compute node's patience until its check is given up.
 _HEADROOM: Final = 60.0
 
@@ -49,12 +53,13 @@ _HEADROOM: Final = 60.0
 class RequirementsCheck:
     """Checks one cluster with the daemon's own settings and link.
 
-    `tunnels` is None where the link opens none. The link keeps to at most as many sessions a
-    connection as the settings say.
+    `relays` says whether tunnels go around a refusal to forward. The link keeps to at most as many
+    sessions a connection as the settings say.
     """
 
     shell: IRemoteShell
-    tunnels: ITunnelOpener | None
+    tunnels: ITunnelOpener
+    relays: Callable[[], bool]
     settings: Settings
     clock: IReactorTime
 
@@ -151,29 +156,28 @@ class RequirementsCheck:
         )
 
     async def _forwarding(self, node: Answer) -> Finding:
-        """Whether sshd forwards connections: asked for a compute node's slurmd, which answers."""
+        """Whether sshd forwards connections: to a compute node's slurmd, else to itself."""
         facts = parse_facts(node.stdout)
         host, port = facts.get("address", ""), facts.get("port", "")
+        name = facts.get("node")
+        if not host:
+            host, port, name = "127.0.0.1", facts.get("ssh_port", ""), "the login node itself"
         verdict, fix = Verdict.UNKNOWN, ""
-        if self.tunnels is None:
-            found = "this link opens no tunnels"
-        elif not host or not port.isdigit():
-            found = f"no compute node is known to ask for: {node.trouble}"
+        if not port.isdigit():
+            found = node.trouble
         else:
             tunnel = self.tunnels.open(host, int(port), Factory.forProtocol(Protocol))
             tunnel.addTimeout(PROBE_SECONDS, self.clock)
-            where = f"{facts.get('node')} ({host}:{port})"
+            where = f"{name} ({host}:{port})"
             try:
                 protocol = await tunnel
             except ForwardingRefusedError as error:
-                verdict, found = Verdict.FAILED, str(error)
-                if self.settings.jobs_domain is None:
-                    verdict, found = Verdict.WARNING, f"{error}; batch jobs do not need it"
-                fix = "set AllowTcpForwarding to yes or local in sshd_config for this account, and"
-                fix += " let PermitOpen allow compute nodes' ports 20000 to 31999"
+                wanted = self.settings.jobs_domain is not None
+                verdict = Verdict.FAILED if wanted else Verdict.WARNING
+                found, fix = f"{error}; batch jobs do not need it", _ALLOW_FORWARDING
             except TunnelConnectError as error:
                 verdict = Verdict.WARNING
-                found = f"it is allowed, but {where} did not answer: {error}"
+                found = f"{where} did not answer: {error}"
                 fix = "let the login node reach compute nodes' ports 20000 to 31999"
             except Exception as error:  # a timeout, or a link that was lost meanwhile
                 found = f"{where}: {error or type(error).__name__}"
@@ -181,6 +185,9 @@ class RequirementsCheck:
                 if protocol.transport is not None:  # type: ignore[attr-defined]
                     protocol.transport.loseConnection()  # type: ignore[attr-defined]
                 verdict, found = Verdict.OK, f"a connection to {where} was forwarded"
+                if self.relays():
+                    verdict, fix = Verdict.WARNING, _ALLOW_FORWARDING
+                    found = f"sshd forbids it; a relay on the login node reaches {where}"
         return Finding(
             name="forwarding",
             verdict=verdict,

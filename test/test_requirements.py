@@ -37,7 +37,7 @@ GOOD = {
     "df -Pk": FOLDER,
     "exec /bin/bash": TOOL,
     "sinfo": NODE,
-    "SSH_CONNECTION": "connection=a\nbegin=1\nend=2\n",
+    'echo "begin=': "connection=a\nbegin=1\nend=2\n",
     "sbatch --parsable": COMPUTE,
 }
 
@@ -71,6 +71,7 @@ class RequirementsTests(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(1000.0)
         self.shell = ScriptedShell()
+        self.relays = False
         for word, text in GOOD.items():
             self.shell.answer(word, text.encode())
         self.settings = evolve(SETTINGS, ssh_known_hosts="known", ssh_max_sessions=3)
@@ -79,7 +80,11 @@ class RequirementsTests(SynchronousTestCase):
         """The check, with tunnels that open unless others are given."""
         opener = tunnels or ScriptedTunnels(None)
         return RequirementsCheck(
-            shell=self.shell, tunnels=opener, settings=self.settings, clock=self.clock
+            shell=self.shell,
+            tunnels=opener,
+            relays=lambda: self.relays,
+            settings=self.settings,
+            clock=self.clock,
         )
 
     def quick(self, tunnels: ITunnelOpener | None = None) -> dict[str, Finding]:
@@ -94,7 +99,7 @@ class RequirementsTests(SynchronousTestCase):
 
     def test_good(self) -> None:
         """A good cluster: all ok, in words for the init report too."""
-        self.shell.answer("SSH_CONNECTION", self.sessions((1, 2), (1, 2), (1, 2)))
+        self.shell.answer('echo "begin=', self.sessions((1, 2), (1, 2), (1, 2)))
         findings = self.whole(on_compute_node=True)
         for finding in findings.values():
             self.assertIs(finding.verdict, Verdict.OK, finding)
@@ -157,11 +162,11 @@ class RequirementsTests(SynchronousTestCase):
 
     def test_sessions(self) -> None:
         """As many sessions count as were held at the same moment on one connection."""
-        self.shell.answer("SSH_CONNECTION", self.sessions((1, 4), (1.5, 4.5), (4.5, 7.5)))
+        self.shell.answer('echo "begin=', self.sessions((1, 4), (1.5, 4.5), (4.5, 7.5)))
         finding = self.whole(on_compute_node=False)["MaxSessions"]
         self.assertIs(finding.verdict, Verdict.WARNING)
         self.assertIn("2 sessions at once", finding.found)
-        self.assertEqual(len(self.shell.asked("SSH_CONNECTION")), 3)
+        self.assertEqual(len(self.shell.asked('echo "begin=')), 3)
 
     def test_forwarding(self) -> None:
         """A compute node's slurmd is asked for, and let go."""
@@ -179,8 +184,16 @@ class RequirementsTests(SynchronousTestCase):
         self.assertIs(finding.verdict, Verdict.FAILED)
         self.assertIn("AllowTcpForwarding", finding.fix)
 
+    def test_forwarding_relayed(self) -> None:
+        """Where tunnels go around sshd's refusal, it is told all the same."""
+        self.relays = True
+        finding = self.quick()["forwarding"]
+        self.assertIs(finding.verdict, Verdict.WARNING)
+        self.assertIn("forbids", finding.found)
+        self.assertIn("AllowTcpForwarding", finding.fix)
+
     def test_forwarding_unknown(self) -> None:
-        """A node that does not answer, none at all, a lost link, and no tunnels."""
+        """A node that does not answer, a lost link, and no address at all."""
         silent = ScriptedTunnels(TunnelConnectError("connection refused"))
         self.assertIs(self.quick(silent)["forwarding"].verdict, Verdict.WARNING)
         lost = ScriptedTunnels(NotConnectedError("no link"))
@@ -189,10 +202,16 @@ class RequirementsTests(SynchronousTestCase):
         tunnels = ScriptedTunnels(None)
         self.assertIs(self.quick(tunnels)["forwarding"].verdict, Verdict.UNKNOWN)
         self.assertEqual(tunnels.asked, [])
-        check = evolve(self.check(), tunnels=None)
-        findings = self.successResultOf(Deferred.fromCoroutine(check.quick()))
-        (finding,) = [f for f in findings if f.name == "forwarding"]
-        self.assertIs(finding.verdict, Verdict.UNKNOWN)
+
+    def test_forwarding_without_a_node(self) -> None:
+        """Where no node's address is told the login node's own sshd is asked for."""
+        result = CommandResult(status=1, stdout=b"ssh_port=2222\n", stderr=b"Access denied")
+        self.shell.answer("sinfo", result)
+        tunnels = ScriptedTunnels(None)
+        finding = self.quick(tunnels)["forwarding"]
+        self.assertIs(finding.verdict, Verdict.OK)
+        self.assertIn("the login node itself (127.0.0.1:2222)", finding.found)
+        self.assertEqual(tunnels.asked, [("127.0.0.1", 2222)])
 
     def test_forwarding_hangs(self) -> None:
         """A node that never answers does not hold up the report."""

@@ -76,7 +76,7 @@ def _judge_rights(facts: Facts, where: str) -> Finding:
     spaces = facts.get("user_namespaces") == "yes"
     suid = facts.get("setuid") == "yes"
     found = (
-        f"{'setuid' if suid else 'not setuid'}; user namespaces are {'on' if spaces else 'off'}"
+        f"{'setuid' if suid else 'not setuid'}; user namespaces {'work' if spaces else 'are off'}"
         f" on {where}"
     )
     verdict = Verdict.OK if suid or spaces else Verdict.FAILED

@@ -63,8 +63,12 @@ def render_accounting_probe() -> str:
 
 
 def render_node_probe() -> str:
-    """A compute node that is up, its address and its slurmd's port; nothing when there is none."""
-    return f"""{NEUTRAL}node=$(sinfo --noheader --Node --format=%N --responding | head -n 1)
+    """A compute node that is up, its address and its slurmd's port, none where they are hidden.
+
+    `ssh_port` is the port of the login node's own sshd.
+    """
+    return f"""{NEUTRAL}echo "ssh_port=${{SSH_CONNECTION##* }}"
+node=$(sinfo --noheader --Node --format=%N --responding | head -n 1)
 [ -n "$node" ] || exit 0
 port=$(scontrol show config | sed -nE 's/^SlurmdPort *= *([0-9]+).*/\\1/p')
 said=$(scontrol -o show node "$node") || exit

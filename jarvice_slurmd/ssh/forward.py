@@ -96,6 +96,11 @@ class SSHTunnelOpener(Service):
         """How many tunnels are open or opening."""
         return self._carriers.tunnels
 
+    @property
+    def relays(self) -> bool:
+        """Whether tunnels go through the relay, because sshd refused to forward."""
+        return self._is_refused()
+
     def startService(self) -> None:
         """Allow tunnels; the first one connects."""
         super().startService()

@@ -75,6 +75,7 @@ class CheckTests(SynchronousTestCase):
             "flock on the login node",
             "free space",
             "host key",
+            "forwarding",
             "MaxSessions",
         ):
             self.assertEqual(found[name][0], "ok", self.printed)
@@ -143,6 +144,8 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(found["MinJobAge"][0], "ok", self.printed)
         self.assertEqual(found["MaxSessions"][0], "warning", self.printed)
         self.assertIn("3 sessions at once", found["MaxSessions"][1])
+        self.assertEqual(found["forwarding"][0], "warning", self.printed)
+        self.assertIn("sshd forbids it", found["forwarding"][1])
         self.assertEqual(found["host key"][0], "warning", self.printed)
         self.assertIn("SHA256:", self.printed)
 

@@ -83,7 +83,7 @@ class ProbeTests(SynchronousTestCase):
         self.facts(render_accounting_probe(), status=3)
 
     def test_node(self) -> None:
-        """The node's own port, else slurm.conf's; nothing when no node is up."""
+        """The node's own port, else slurm.conf's; nothing when no node is up or may be seen."""
         self.node.stub("sinfo", "echo n7; echo n8")
         told = 'echo "NodeName=n7 NodeAddr=10.0.0.7 NodeHostName=n7 {} Version=22"'
         config = "echo 'SlurmdPort  = 7000'"
@@ -91,9 +91,12 @@ class ProbeTests(SynchronousTestCase):
             text = f'case "$*" in *config*) {config} ;; *) {told.format(own)} ;; esac'
             self.node.stub("scontrol", text)
             facts = self.facts(render_node_probe())
+            del facts["ssh_port"]
             self.assertEqual(facts, {"node": "n7", "address": "10.0.0.7", "port": port})
+        self.node.stub("scontrol", "exit 1")
+        self.assertNotIn("node", self.facts(render_node_probe(), status=1))
         self.node.stub("sinfo")
-        self.assertEqual(self.facts(render_node_probe()), {})
+        self.assertEqual(set(self.facts(render_node_probe())), {"ssh_port"})
 
     def test_folder(self) -> None:
         """Locks are tried, and nothing is left behind."""
