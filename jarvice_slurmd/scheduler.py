@@ -82,21 +82,18 @@ class SlurmScheduler:
     async def submit(self, submission: Submission) -> Submitted:
         """See `IScheduler.submit`."""
         job = self._preparer.prepare(submission)
-        node_script = job.node_script.encode("utf-8", "surrogateescape")
-        interactive = b"" if job.interactive is None else render_interactive(job.interactive)
-        batch_script = job.batch_script.encode("utf-8")
         attempt = token_hex(8)
-        script = render_submit(
+        call = render_submit(
             root=self._root,
             name=job.name,
             number=job.number,
             attempt=attempt,
             options=job.options,
-            node_script_bytes=len(node_script),
-            interactive_bytes=len(interactive),
-            batch_script_bytes=len(batch_script),
+            node_script=job.node_script.encode("utf-8", "surrogateescape"),
+            batch_script=job.batch_script,
+            interactive=b"" if job.interactive is None else render_interactive(job.interactive),
         )
-        result = await self._shell.run(script, node_script + interactive + batch_script)
+        result = await self._shell.run(call.script, call.stdin)
         if result.status == Status.OTHER_JOB:
             raise InvalidArgumentsError(first_words(result.stderr))
         if result.status >= _SIGNALLED:

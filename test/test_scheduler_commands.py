@@ -38,13 +38,24 @@ class SubmitTests(SchedulerTestCase):
         self.assertTrue(verifyObject(IScheduler, self.scheduler))
 
     def test_one_round_trip(self) -> None:
-        """One command; its stdin is the nodes' script, then sbatch's, byte for byte."""
+        """One command; its stdin is the nodes' script, byte for byte, and what ends it."""
         self.shell.answer("sbatch", b"41\n")
         self.assertEqual(self.result(self.scheduler.submit(_JOB)).jobid, "41")
         (command,) = self.shell.commands
         node = "JOBOBJ_INTERACTIVE=False\necho é \udcff\n".encode("utf-8", "surrogateescape")
-        self.assertTrue(command.stdin.startswith(node + b"#!/bin/bash\n"))
-        self.assertIn(f"take node.sh {len(node)} ", command.script)
+        self.assertTrue(command.stdin.startswith(node))
+        self.assertRegex(command.stdin[len(node) :], rb"\A[0-9a-f]{16}\n\Z")
+        self.assertIn("#!/bin/bash\n", command.script)
+
+    def test_secrets_stay_out_of_the_script(self) -> None:
+        """What may hold passwords is on stdin alone, never in what a shell or a program is told."""
+        self.shell.answer("sbatch", b"41\n")
+        secret = "JARVICE_SOMETHING=pass4word"
+        job = evolve(_JOB, content=f"JOBOBJ_INTERACTIVE=False\n{secret}\n")
+        self.result(self.scheduler.submit(job))
+        (command,) = self.shell.commands
+        self.assertIn(secret.encode(), command.stdin)
+        self.assertNotIn("pass4word", command.script)
 
     def test_visible_at_once(self) -> None:
         """/queued knows it before squeue does."""

@@ -10,11 +10,18 @@ What makes it once:
   as it begins (jobs/batch.sh). slurmctld may make a job of an attempt that nobody waits for any
   longer, even after a later attempt has looked: such a second job ends without having done
   anything, or is cancelled before.
+
+What makes it quick: a program costs the login node about as much as all of the shell's own work, so
+a first submission starts five beside sbatch. All that it writes is made in `new/` and brought to
+its place by one mv; what ends stdin is compared instead of sizes; sbatch reads its script from this
+text, which the link runs whole or not at all, and not from a file.
 """
 
 from __future__ import annotations
 
 from shlex import quote
+
+from attrs import field, frozen
 
 from jarvice_slurmd.slurm.commands import NEUTRAL, Status, render_folder_check
 from jarvice_slurmd.slurm.output import NAME_PREFIX
@@ -22,6 +29,18 @@ from jarvice_slurmd.slurm.output import NAME_PREFIX
 #: Seconds that an attempt waits for another one of the same job to end; less than a command may
 #: take (Settings.command_timeout), so that this is what is answered.
 LOCK_SECONDS = 15
+
+#: How long before an attempt accounting is searched from, in seconds: a job's times are those of
+#: Slurm's controller, an attempt's that of the folder, and the two clocks need not agree.
+_CLOCKS_APART = 86_400
+
+
+@frozen(kw_only=True)
+class SubmitCall:
+    """What submits a job: shell text, and the bytes that it takes from stdin."""
+
+    script: str = field(repr=False)
+    stdin: bytes = field(repr=False)
 
 
 def render_submit(
@@ -31,28 +50,30 @@ def render_submit(
     number: int,
     attempt: str,
     options: tuple[str, ...],
-    node_script_bytes: int,
-    batch_script_bytes: int,
-    interactive_bytes: int = 0,
-) -> str:
-    """Submit a job once; prints its job id.
+    node_script: bytes,
+    batch_script: str,
+    interactive: bytes = b"",
+) -> SubmitCall:
+    """Submit a job once; prints its job id. One that was submitted already has its job id printed.
 
-    stdin is the node script, then what any replica must know of an interactive job, then the
-    batch script, as long as they are said to be: of a text that was cut off nothing is submitted.
-    `attempt` is a word that no other call has. A submission that was made already is answered
-    with its job id.
+    `attempt` is a word that no other call has; `interactive` is what any replica must know of an
+    interactive job. `node_script`, which may hold passwords, and `interactive` come on stdin, and
+    the attempt's word as a line behind them: of texts that it does not follow nothing is submitted.
+    `batch_script`, a text of whole lines that holds no secret, stands in the script itself.
     """
-    texts = {
-        "node.sh": node_script_bytes,
-        "interactive": interactive_bytes,
-        "batch.sh": batch_script_bytes,
-    }
+    texts = {"node.sh": node_script, "interactive": interactive}
+    if not interactive:
+        del texts["interactive"]
     take = " &&\n    ".join(
-        f"take {file} {size}" for file, size in texts.items() if size or file != "interactive"
+        f"head -c {len(content)} >new/{file}" for file, content in texts.items()
     )
-    return f"""{NEUTRAL}umask 077
+    made = " ".join(f"new/{file}" for file in texts)
+    # The line that the last one ends with is the here-document's.
+    text = quote(batch_script.removesuffix("\n"))
+    script = f"""{NEUTRAL}umask 077
 {render_folder_check(root)}submission=$root/submit/{quote(name)}
-mkdir -p "$root/jobs" "$root/numbers" "$submission" && cd "$submission" || exit {Status.NO_FOLDER}
+mkdir -p "$root/jobs" "$root/numbers" "$submission/new" && cd "$submission" ||
+    exit {Status.NO_FOLDER}
 command exec 9>lock || exit {Status.NO_FOLDER}
 flock -w {LOCK_SECONDS} 9 || {{
     echo "an earlier attempt to submit this job has not ended" >&2
@@ -65,53 +86,68 @@ if [ -s number ]; then
         exit {Status.OTHER_JOB}
     fi
 fi
+# The staged file has a name of its own: once linked it is the job id, and not to be written again.
 note() {{
-    echo "$1" >jobid.new || return
-    ln jobid.new jobid 2>/dev/null || [ -s jobid ] || mv -f jobid.new jobid
-    rm -f jobid.new
+    echo "$1" >new/jobid.{attempt} || return
+    ln new/jobid.{attempt} jobid 2>/dev/null || [ -s jobid ] || mv -f new/jobid.{attempt} jobid
 }}
+attempted=
 if [ ! -s jobid ] && [ -e intent ]; then
+    attempted=yes
     found=$(squeue --noheader --states=all --user="$(id -un)" --name={quote(NAME_PREFIX + name)} \\
         --format=%i) || exit {Status.NO_ANSWER}
-    read -r since _ <intent
-    [ -n "$found" ] ||
+    if [ -z "$found" ]; then
+        since=$(($(date -r intent +%s) - {_CLOCKS_APART}))
         found=$(sacct -nXP --user="$(id -un)" --name={quote(NAME_PREFIX + name)} \\
-            --starttime="$since" --format=JobIDRaw 2>/dev/null)
+            --starttime="$(date -d "@$since" +%Y-%m-%dT%H:%M:%S)" --format=JobIDRaw 2>/dev/null)
+    fi
     found=$(printf '%s\\n' "$found" | sort -n | head -n 1)
     [ -z "$found" ] || note "$found"
 fi
 if [ -s jobid ]; then
+    rm -rf new
     cat jobid
     exit 0
 fi
-take() {{
-    head -c "$2" >"$1.new" && [ "$(wc -c <"$1.new")" -eq "$2" ] && mv -f "$1.new" "$1"
+# The number leads to the name: made where it leads nowhere, else replaced in one step.
+lead() {{
+    set -C
+    printf '%s\\n' {quote(name)} 2>/dev/null >"$root/numbers/{number}"
+    led=$?
+    set +C
+    [ "$led" -ne 0 ] || return 0
+    printf '%s\\n' {quote(name)} >"$root/numbers/{number}.{attempt}" &&
+        mv -f "$root/numbers/{number}.{attempt}" "$root/numbers/{number}"
 }}
 if ! {{ {take} &&
-    echo {number} >number.new && mv -f number.new number &&
-    printf '%s\\n' {quote(name)} >"$root/numbers/{number}.{attempt}" &&
-    mv -f "$root/numbers/{number}.{attempt}" "$root/numbers/{number}" &&
-    echo "$(date -d '1 day ago' +%Y-%m-%dT%H:%M:%S) {attempt}" >intent.new &&
-    mv -f intent.new intent; }}; then
-    rm -f node.sh.new batch.sh batch.sh.new interactive.new "$root/numbers/{number}.{attempt}"
-    [ -e intent ] || rm -f node.sh interactive number
+    read -r mark && [ "$mark" = {attempt} ] &&
+    echo {number} >new/number && lead && echo {attempt} >new/intent &&
+    mv -f {made} new/number new/intent .; }}; then
+    rm -rf new "$root/numbers/{number}.{attempt}"
+    [ "$attempted" ] || rm -f node.sh interactive number intent
     echo "the job's text did not arrive whole, or can't be written to $submission" >&2
     exit {Status.NO_FOLDER}
 fi
-said=$(sbatch {" ".join(options)} <batch.sh 9>&-)
+batch_script={text}
+said=$(sbatch {" ".join(options)} 9>&- <<END
+$batch_script
+END
+)
 status=$?
-rm -f batch.sh
 [ "$status" -eq 0 ] || exit "$status"
-said=$(printf '%s\\n' "$said" | tail -n 1)
+said=${{said##*
+}}
 said=${{said%%;*}}
 case $said in '' | *[!0-9]*) echo "$said"; exit 0 ;; esac
 note "$said"
-jobid=$(cat jobid 2>/dev/null)
+jobid=
+[ ! -s jobid ] || read -r jobid <jobid
 echo "${{jobid:-$said}}"
 # Another attempt's job has begun meanwhile: it is the one.
 [ "${{jobid:-$said}}" = "$said" ] || scancel --quiet "$said" >/dev/null 2>&1 9>&-
 exit 0
 """
+    return SubmitCall(script=script, stdin=b"".join([*texts.values(), f"{attempt}\n".encode()]))
 
 
 def render_forget_submission(*, root: str, name: str, attempt: str) -> str:
@@ -121,7 +157,7 @@ def render_forget_submission(*, root: str, name: str, attempt: str) -> str:
     """
     return f"""{NEUTRAL}{render_folder_check(root)}cd "$root"/submit/{quote(name)} || exit 0
 command exec 9>lock && flock -w 5 9 || exit 0
-[ ! -s jobid ] && read -r _ made <intent 2>/dev/null && [ "$made" = {quote(attempt)} ] || exit 0
+[ ! -s jobid ] && read -r made <intent 2>/dev/null && [ "$made" = {quote(attempt)} ] || exit 0
 found=$(squeue --noheader --states=all --user="$(id -un)" --name={quote(NAME_PREFIX + name)} \\
     --format=%i 9>&-) || exit 0
 [ -n "$found" ] || rm -f intent node.sh number interactive

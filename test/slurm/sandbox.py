@@ -12,6 +12,7 @@ import stat
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from jarvice_slurmd.interfaces import CommandResult
 
@@ -20,10 +21,20 @@ printf '%s\\0' $# "$@" >>'{log}'
 """
 
 
-class Sandbox:
-    """A temporary login node; `remove` it when done."""
+#: What /bin/sh is on one cluster or another, as words that a script follows.
+SHELLS: Final = {
+    "sh": ("/bin/sh", "-c"),
+    "bash": ("bash", "--posix", "-c"),
+    # As some build it, Debian for one, it would take its own head for the system's.
+    "busybox": ("busybox", "sh", "-c", 'head() { /usr/bin/head "$@"; }; eval "$1"', "sh"),
+}
 
-    def __init__(self) -> None:
+
+class Sandbox:
+    """A temporary login node, whose /bin/sh is one of `SHELLS`; `remove` it when done."""
+
+    def __init__(self, shell: str = "sh") -> None:
+        self.shell = SHELLS[shell]
         self.folder = Path(tempfile.mkdtemp(prefix="sandbox-"))
         self.home = self.folder / "home"
         self.root = self.home / ".jarvice"
@@ -61,7 +72,7 @@ class Sandbox:
     def run(self, script: str, stdin: bytes = b"") -> CommandResult:
         """Run shell text as the login node would, with nothing inherited."""
         done = subprocess.run(
-            ["/bin/sh", "-c", script],
+            [*self.shell, script],
             input=stdin,
             capture_output=True,
             cwd=self.home,

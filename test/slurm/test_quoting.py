@@ -8,26 +8,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from jarvice_slurmd.interfaces import CommandResult
 from jarvice_slurmd.jobs.devices import Devices
 from jarvice_slurmd.jobs.model import JobRequest, Submission
 from jarvice_slurmd.jobs.script import render_sbatch_options
 from jarvice_slurmd.slurm.commands import render_cancel, render_root
-from jarvice_slurmd.slurm.submission import render_submit
+from jarvice_slurmd.slurm.submission import SubmitCall, render_submit
 from test.properties import names, property_test, words
 from test.slurm.sandbox import Sandbox
 
 _ROOT = render_root(None)
 
 
-def _submit(name: str, *options: str) -> str:
+def _submit(name: str, *options: str) -> SubmitCall:
     return render_submit(
         root=_ROOT,
         name=name,
         number=7,
         attempt="a1",
         options=options,
-        node_script_bytes=0,
-        batch_script_bytes=0,
+        node_script=b"",
+        batch_script="",
     )
 
 
@@ -40,6 +41,9 @@ class SubmitTests(SynchronousTestCase):
         self.node.stub("sbatch", "cat >/dev/null; echo 41")
         self.node.stub("squeue", "echo 41")
 
+    def run_call(self, call: SubmitCall) -> CommandResult:
+        return self.node.run(call.script, call.stdin)
+
     def begin(self) -> None:
         """Each example has the login node for itself."""
         self.node.forget_calls()
@@ -51,7 +55,7 @@ class SubmitTests(SynchronousTestCase):
         """A job's name as a folder's name and as squeue's argument."""
         self.begin()
         self.node.write(f"submit/{name}/intent", "")
-        result = self.node.run(_submit(name))
+        result = self.run_call(_submit(name))
         self.assertEqual((result.status, result.stdout), (0, b"41\n"), result.stderr)
         self.assertIn(f"--name=jarvice_{name}", self.node.calls("squeue")[0])
 
@@ -60,7 +64,7 @@ class SubmitTests(SynchronousTestCase):
     def test_name_of_a_number(self, name: str) -> None:
         """The note that leads from number to name holds the name."""
         self.begin()
-        self.node.run(_submit(name))
+        self.run_call(_submit(name))
         self.assertEqual((self.node.root / "numbers" / "7").read_text("utf-8"), f"{name}\n")
 
     @given(words.filter(lambda text: "/" not in text))
@@ -69,16 +73,16 @@ class SubmitTests(SynchronousTestCase):
         """A scratch folder of any name."""
         scratch = self.node.folder / "scratch" / f"_{folder}"
         scratch.mkdir(parents=True, exist_ok=True)
-        script = render_submit(
+        call = render_submit(
             root=render_root(f"{scratch}/"),
             name="x",
             number=1,
             attempt="a1",
             options=(),
-            node_script_bytes=0,
-            batch_script_bytes=0,
+            node_script=b"",
+            batch_script="",
         )
-        self.assertEqual(self.node.run(script).stdout, b"41\n")
+        self.assertEqual(self.run_call(call).stdout, b"41\n")
         self.assertEqual((scratch / ".jarvice" / "numbers" / "1").read_text(), "x\n")
 
     @given(names, words, words, words, words)
@@ -92,7 +96,7 @@ class SubmitTests(SynchronousTestCase):
         request = JobRequest(cores=2, ram=5, gpus=1, walltime=walltime, licenses=licenses)
         devices = Devices(partition=partition, options=(("qos", value), ("comment", "")))
         options = render_sbatch_options(submission, request, devices, _ROOT)
-        self.node.run(_submit(name, *options))
+        self.run_call(_submit(name, *options))
         output = f"{self.node.root}/{name}.out".replace("%", "%%")
         self.assertEqual(
             self.node.calls("sbatch"),

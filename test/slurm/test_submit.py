@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from datetime import datetime, timedelta
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from jarvice_slurmd.interfaces import CommandResult
 from jarvice_slurmd.slurm.commands import Status, render_root
-from jarvice_slurmd.slurm.submission import render_forget_submission, render_submit
+from jarvice_slurmd.slurm.submission import (
+    SubmitCall,
+    render_forget_submission,
+    render_submit,
+)
 from test.slurm.sandbox import Sandbox
 
 _NODE = b"echo node\n'\"\\\xff\n"
-_BATCH = b"#!/bin/bash\necho batch\n"
+_BATCH = '#!/bin/bash\necho "it\'s" `batch` \\\\ $HOME \\\n\nEND\n'
 _ROOT = render_root(None)
 
 
 def _submit(
     name: str = "x",
     number: int = 7,
-    *options: str,
-    size: int = len(_NODE),
+    *,
+    node_script: bytes = _NODE,
+    interactive: bytes = b"",
     attempt: str = "a1",
-) -> str:
+) -> SubmitCall:
     return render_submit(
         root=_ROOT,
         name=name,
         number=number,
         attempt=attempt,
-        options=options or ("--parsable",),
-        node_script_bytes=size,
-        batch_script_bytes=len(_BATCH),
+        options=("--parsable",),
+        node_script=node_script,
+        batch_script=_BATCH,
+        interactive=interactive,
     )
 
 
@@ -42,16 +49,26 @@ def _forget(attempt: str = "a1") -> str:
 class SubmitTestCase(SynchronousTestCase):
     """A login node whose sbatch accepts and whose squeue knows nothing."""
 
+    #: What /bin/sh is there.
+    shell = "sh"
+
     def setUp(self) -> None:
-        self.node = Sandbox()
+        self.node = Sandbox(self.shell)
         self.addCleanup(self.node.remove)
         self.node.stub("sbatch", f"cat >'{self.node.folder}/batch'; echo 41")
         self.node.stub("squeue")
         self.node.stub("sacct", "exit 1")
         self.submission = self.node.root / "submit" / "x"
 
-    def submit(self, number: int = 7) -> CommandResult:
-        return self.node.run(_submit(number=number), _NODE + _BATCH)
+    def run_call(self, call: SubmitCall) -> CommandResult:
+        return self.node.run(call.script, call.stdin)
+
+    def submit(self, number: int = 7, attempt: str = "a1") -> CommandResult:
+        return self.run_call(_submit(number=number, attempt=attempt))
+
+    def staged(self) -> set[str]:
+        """What is left of what was made on the way."""
+        return {path for path in self.node.files(self.submission) if path.startswith("new/")}
 
 
 class FirstTimeTests(SubmitTestCase):
@@ -65,17 +82,59 @@ class FirstTimeTests(SubmitTestCase):
         self.assertEqual((self.node.calls("squeue"), self.node.calls("sacct")), ([], []))
 
     def test_texts(self) -> None:
-        """The two texts of stdin arrive byte for byte, one on disk, one at sbatch."""
+        """They arrive byte for byte, the nodes' on disk, the other at sbatch; no copy is left."""
         self.submit()
         self.assertEqual((self.submission / "node.sh").read_bytes(), _NODE)
-        self.assertEqual((self.node.folder / "batch").read_bytes(), _BATCH)
+        self.assertEqual((self.node.folder / "batch").read_text(), _BATCH)
+        self.assertEqual(
+            self.node.files(self.submission) - self.staged(),
+            {"lock", "node.sh", "number", "intent", "jobid"},
+        )
+        self.assertLessEqual(self.staged(), {"new/jobid.a1"})
+
+    def test_large_texts(self) -> None:
+        """Neither has to fit into a pipe or into a program's argument."""
+        node = bytes(range(256)) * 8192
+        batch = "#!/bin/bash\n" + "# it's\n" * 30_000
+        call = render_submit(
+            root=_ROOT,
+            name="x",
+            number=7,
+            attempt="a1",
+            options=(),
+            node_script=node,
+            batch_script=batch,
+        )
+        script = self.node.folder / "script"
+        script.write_text(call.script)
+        self.assertEqual(self.node.run(f". '{script}'", call.stdin).stdout, b"41\n")
+        self.assertEqual((self.submission / "node.sh").read_bytes(), node)
+        self.assertEqual((self.node.folder / "batch").read_text(), batch)
+
+    def test_interactive(self) -> None:
+        """What a job's address needs stands beside the nodes' text, and sbatch gets neither."""
+        self.run_call(_submit(interactive=b'{"url": null}\n'))
+        self.assertEqual((self.submission / "node.sh").read_bytes(), _NODE)
+        self.assertEqual((self.submission / "interactive").read_bytes(), b'{"url": null}\n')
+        self.assertEqual((self.node.folder / "batch").read_text(), _BATCH)
+
+    def test_programs(self) -> None:
+        """It is quick because it starts few programs: where there are only these it works."""
+        programs = self.node.folder / "programs"
+        programs.mkdir()
+        for program in ("mkdir", "flock", "head", "mv", "ln"):
+            (programs / program).symlink_to(f"/usr/bin/{program}")
+        (programs / "sbatch").write_text("#!/bin/sh\necho 41\n")
+        (programs / "sbatch").chmod(0o755)
+        call = _submit()
+        result = self.node.run(f"PATH='{programs}'\n{call.script}", call.stdin)
+        self.assertEqual((result.status, result.stdout, result.stderr), (0, b"41\n", b""))
 
     def test_no_text(self) -> None:
         """An empty node script is one too."""
-        result = self.node.run(_submit(size=0), _BATCH)
-        self.assertEqual(result.stdout, b"41\n")
+        self.assertEqual(self.run_call(_submit(node_script=b"")).stdout, b"41\n")
         self.assertEqual((self.submission / "node.sh").read_bytes(), b"")
-        self.assertEqual((self.node.folder / "batch").read_bytes(), _BATCH)
+        self.assertEqual((self.node.folder / "batch").read_text(), _BATCH)
 
     def test_only_for_the_owner(self) -> None:
         """Nobody else can read the text, which may hold passwords, nor enter the folders."""
@@ -87,6 +146,15 @@ class FirstTimeTests(SubmitTestCase):
         """A job's address holds its number: any replica finds the name by it."""
         self.submit()
         self.assertEqual((self.node.root / "numbers" / "7").read_text(), "x\n")
+
+    def test_number_led_elsewhere(self) -> None:
+        """To another job, or to nothing: then it leads here, and nothing else is left."""
+        for before in ("a-longer-name\n", "", "x\n"):
+            shutil.rmtree(self.node.root, ignore_errors=True)
+            self.node.write("numbers/7", before)
+            self.assertEqual(self.submit().status, 0)
+            self.assertEqual((self.node.root / "numbers" / "7").read_text(), "x\n")
+            self.assertEqual(self.node.files(self.node.root / "numbers"), {"7"})
 
     def test_cluster_behind_the_id(self) -> None:
         """On a federation sbatch says `id;cluster`, and a plugin may talk before."""
@@ -101,9 +169,8 @@ class FirstTimeTests(SubmitTestCase):
     def test_users_settings(self) -> None:
         """What the user has set for squeue does not change what we read."""
         self.node.stub("sbatch", 'echo "${SQUEUE_FORMAT-unset} $LC_ALL" >&2; echo 41')
-        result = self.node.run(
-            f"SQUEUE_FORMAT=%j; export SQUEUE_FORMAT\n{_submit()}", _NODE + _BATCH
-        )
+        call = _submit()
+        result = self.node.run(f"SQUEUE_FORMAT=%j; export SQUEUE_FORMAT\n{call.script}", call.stdin)
         self.assertEqual(result.stderr, b"unset C\n")
 
     def test_lock_is_not_inherited(self) -> None:
@@ -126,17 +193,19 @@ class AgainTests(SubmitTestCase):
     def test_at_once(self) -> None:
         """Several at the same time wait for each other: one job."""
         self.node.stub("sbatch", "cat >/dev/null; sleep 0.2; echo 41")
-        texts = self.node.folder / "texts"
-        texts.write_bytes(_NODE + _BATCH)
-        running = [
-            subprocess.Popen(
-                ["/bin/sh", "-c", f"{{ {_submit()} }} <'{texts}'"],
-                stdout=subprocess.PIPE,
-                env=self.node.environ(),
-                cwd=self.node.home,
+        running = []
+        for attempt in ("a1", "a2", "a3", "a4"):
+            call = _submit(attempt=attempt)
+            texts = self.node.folder / attempt
+            texts.write_bytes(call.stdin)
+            running.append(
+                subprocess.Popen(
+                    [*self.node.shell, f"{{ {call.script} }} <'{texts}'"],
+                    stdout=subprocess.PIPE,
+                    env=self.node.environ(),
+                    cwd=self.node.home,
+                )
             )
-            for _ in range(4)
-        ]
         self.assertEqual([process.communicate()[0] for process in running], [b"41\n"] * 4)
         self.assertEqual(len(self.node.calls("sbatch")), 1)
 
@@ -151,17 +220,31 @@ class AgainTests(SubmitTestCase):
 
     def test_text_cut_off(self) -> None:
         """Where the link is cut while the text comes, nothing is submitted, and later all of it."""
-        texts = _NODE + _BATCH
-        for cut in (5, len(_NODE), len(_NODE) + 5, len(texts) - 1):
-            shutil.rmtree(self.node.root, ignore_errors=True)
-            result = self.node.run(_submit(), texts[:cut])
-            self.assertEqual(result.status, Status.NO_FOLDER, cut)
-            self.assertEqual(self.node.calls("sbatch"), [], cut)
-            self.assertEqual(self.node.files(self.submission), {"lock"}, cut)
-            self.assertEqual(self.submit().stdout, b"41\n")
-            self.assertEqual((self.submission / "node.sh").read_bytes(), _NODE)
-            self.assertEqual((self.node.folder / "batch").read_bytes(), _BATCH)
-            self.node.forget_calls()
+        for interactive in (b"", b"{}\n"):
+            call = _submit(interactive=interactive)
+            for cut in (0, 5, *range(len(_NODE), len(call.stdin))):
+                shutil.rmtree(self.node.root, ignore_errors=True)
+                result = self.node.run(call.script, call.stdin[:cut])
+                self.assertEqual(result.status, Status.NO_FOLDER, cut)
+                self.assertEqual(self.node.calls("sbatch"), [], cut)
+                self.assertEqual(self.node.files(), {"submit/x/lock"}, cut)
+                self.assertEqual(self.run_call(call).stdout, b"41\n")
+                self.assertEqual((self.submission / "node.sh").read_bytes(), _NODE)
+                self.assertEqual((self.node.folder / "batch").read_text(), _BATCH)
+                self.node.forget_calls()
+
+    def test_other_text(self) -> None:
+        """Nor where the text is another attempt's, or what ends it is not all that comes."""
+        call = _submit()
+        for stdin in (
+            _submit(attempt="a2").stdin,
+            _submit(attempt="a12").stdin,
+            _submit(node_script=_NODE[:-1]).stdin,
+            _submit(node_script=_NODE + b"\n").stdin,
+        ):
+            self.assertEqual(self.node.run(call.script, stdin).status, Status.NO_FOLDER, stdin)
+            self.assertEqual(self.node.files(), {"submit/x/lock"}, stdin)
+        self.assertEqual(self.node.calls("sbatch"), [])
 
 
 class InterruptedTests(SubmitTestCase):
@@ -208,15 +291,33 @@ class InterruptedTests(SubmitTestCase):
         self.assertEqual(self.node.calls("sbatch"), [])
         (call,) = self.node.calls("sacct")
         (since,) = [word for word in call if word.startswith("--starttime=")]
-        self.assertEqual(
-            since, f"--starttime={(self.submission / 'intent').read_text().split()[0]}"
-        )
+        attempted = datetime.fromtimestamp(int((self.submission / "intent").stat().st_mtime))
+        self.assertEqual(since, f"--starttime={(attempted - timedelta(days=1)).isoformat()}")
 
     def test_adopted_from_itself(self) -> None:
         """A job that started has left its id, though Slurm knows nothing any more."""
         (self.submission / "jobid").write_text("41\n")
         self.assertEqual(self.submit().stdout, b"41\n")
         self.assertEqual((self.node.calls("sbatch"), self.node.calls("squeue")), ([], []))
+
+    def test_nothing_secret_stays(self) -> None:
+        """A text that a third attempt was ended over goes when the job has been found."""
+        staged = self.node.write("submit/x/new/node.sh", "secret")
+        self.node.stub("squeue", "echo 41")
+        self.assertEqual(self.submit().stdout, b"41\n")
+        self.assertFalse(staged.exists())
+
+    def test_text_cut_off(self) -> None:
+        """What leads to the job that may be stays when the next attempt's text is cut off."""
+        before = self.node.files()
+        call = _submit(attempt="a2")
+        for cut in (5, len(_NODE), len(call.stdin) - 1):
+            result = self.node.run(call.script, call.stdin[:cut])
+            self.assertEqual(result.status, Status.NO_FOLDER)
+            self.assertEqual(self.node.files(), before)
+        self.assertEqual(self.node.calls("sbatch"), [])
+        self.node.stub("squeue", "echo 41")
+        self.assertEqual(self.submit().stdout, b"41\n")
 
     def test_nobody_knows_it(self) -> None:
         """Where Slurm answers and knows none, it was not submitted: now it is."""
@@ -234,6 +335,29 @@ class InterruptedTests(SubmitTestCase):
         """The interrupted job is not given to another."""
         self.node.stub("squeue", "echo 41")
         self.assertEqual(self.submit(number=8).status, Status.OTHER_JOB)
+
+
+class EndedAnywhereTests(SubmitTestCase):
+    """The shell is killed around a program that it runs, whichever."""
+
+    def test_once(self) -> None:
+        """The next attempt calls sbatch where this one had not, and finds the job where it had."""
+        for program in ("mkdir", "flock", "head", "mv", "ln"):
+            real = f'/usr/bin/{program} "$@"'
+            for fault in ("kill -9 $PPID", f"{real}; kill -9 $PPID"):
+                shutil.rmtree(self.node.root, ignore_errors=True)
+                self.node.forget_calls()
+                self.node.stub("squeue")
+                self.node.stub(program, fault)
+                self.assertNotEqual(self.submit().status, 0, fault)
+                if self.node.calls("sbatch"):
+                    self.node.stub("squeue", "echo 41")
+                self.node.stub(program, f"exec {real}")
+                self.assertEqual(self.submit(attempt="a2").stdout, b"41\n", fault)
+                self.assertEqual(len(self.node.calls("sbatch")), 1, fault)
+                self.assertEqual((self.submission / "node.sh").read_bytes(), _NODE, fault)
+                self.assertEqual((self.node.folder / "batch").read_text(), _BATCH, fault)
+                self.assertEqual((self.submission / "jobid").read_text(), "41\n", fault)
 
 
 class RefusedTests(SubmitTestCase):
@@ -287,16 +411,16 @@ class RefusedTests(SubmitTestCase):
     def test_folder_not_there(self) -> None:
         """An unmounted scratch folder is no empty one: nothing is made in its place."""
         gone = self.node.folder / "scratch"
-        script = render_submit(
+        call = render_submit(
             root=render_root(f"{gone}/"),
             name="x",
             number=7,
             attempt="a1",
             options=(),
-            node_script_bytes=0,
-            batch_script_bytes=0,
+            node_script=b"",
+            batch_script="",
         )
-        result = self.node.run(script)
+        result = self.run_call(call)
         self.assertEqual(result.status, Status.NO_FOLDER)
         self.assertIn(str(gone).encode(), result.stderr)
         self.assertFalse(gone.exists())
@@ -315,8 +439,98 @@ class RefusedTests(SubmitTestCase):
         self.assertEqual(self.submit().status, Status.NO_FOLDER)
         self.assertEqual(self.node.calls("sbatch"), [])
 
+    def test_disk_is_full(self) -> None:
+        """Whatever can't be written: nothing is submitted, nothing stays; later all is well."""
+        self.node.stub("sbatch", "echo 41")
+        for path in ("submit/x/new/node.sh", "submit/x/new/number", "submit/x/new/intent"):
+            shutil.rmtree(self.node.root, ignore_errors=True)
+            self.fill(path)
+            result = self.submit()
+            self.assertEqual((result.status, result.stdout), (Status.NO_FOLDER, b""), path)
+            self.assertIn(b"can't be written", result.stderr)
+            self.assertEqual(self.node.files(self.submission), {"lock"}, path)
+            self.assertEqual(self.node.calls("sbatch"), [], path)
+            self.assertEqual(self.submit().stdout, b"41\n")
+            self.node.forget_calls()
+
+    def test_number_cannot_be_led(self) -> None:
+        """Without it nobody finds an interactive job: nothing is submitted."""
+        self.fill("numbers/7")
+        self.fill("numbers/7.a1")
+        self.assertEqual(self.submit().status, Status.NO_FOLDER)
+        self.assertEqual(self.node.files(self.submission), {"lock"})
+        self.assertEqual(self.node.calls("sbatch"), [])
+
+    def test_cannot_be_brought_to_its_place(self) -> None:
+        """Where mv comes half-way nothing is submitted, and nothing of it stays."""
+        self.node.write("submit/x/node.sh/in-the-way", "")
+        self.assertEqual(self.submit().status, Status.NO_FOLDER)
+        self.assertEqual(self.node.calls("sbatch"), [])
+        self.assertEqual(self.node.files(self.submission), {"lock", "node.sh/in-the-way"})
+
+    def fill(self, path: str) -> None:
+        """What is written to this path meets a full disk."""
+        file = self.node.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.symlink_to("/dev/full")
+
     def test_id_cannot_be_noted(self) -> None:
         """A home that fills up just then does not lose the job: its id is answered all the same."""
-        self.node.stub("sbatch", f"mkdir '{self.submission}/jobid.new'; echo 41")
+        self.node.stub(
+            "sbatch",
+            f"ln -s /dev/full '{self.submission}/new/jobid.a1'; echo 41",
+        )
         result = self.submit()
         self.assertEqual((result.status, result.stdout), (0, b"41\n"))
+        self.node.stub("squeue", "echo 41")
+        self.assertEqual(self.submit(attempt="a2").stdout, b"41\n")
+        self.assertEqual(len(self.node.calls("sbatch")), 1)
+        self.assertEqual((self.submission / "jobid").read_text(), "41\n")
+
+
+class FirstTimeInBashTests(FirstTimeTests):
+    """A submission that was never made before, where /bin/sh is bash."""
+
+    shell = "bash"
+
+
+class AgainInBashTests(AgainTests):
+    """The same submission again, where /bin/sh is bash."""
+
+    shell = "bash"
+
+
+class InterruptedInBashTests(InterruptedTests):
+    """The link was cut while sbatch ran, where /bin/sh is bash."""
+
+    shell = "bash"
+
+
+class RefusedInBashTests(RefusedTests):
+    """sbatch or the storage says no, where /bin/sh is bash."""
+
+    shell = "bash"
+
+
+class FirstTimeInBusyboxTests(FirstTimeTests):
+    """A submission that was never made before, where /bin/sh is busybox."""
+
+    shell = "busybox"
+
+
+class AgainInBusyboxTests(AgainTests):
+    """The same submission again, where /bin/sh is busybox."""
+
+    shell = "busybox"
+
+
+class InterruptedInBusyboxTests(InterruptedTests):
+    """The link was cut while sbatch ran, where /bin/sh is busybox."""
+
+    shell = "busybox"
+
+
+class RefusedInBusyboxTests(RefusedTests):
+    """sbatch or the storage says no, where /bin/sh is busybox."""
+
+    shell = "busybox"
