@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shlex
 import signal
-from contextlib import suppress
 from pathlib import Path
 
 from twisted.internet import reactor
@@ -63,6 +63,7 @@ class FaultTestCase(ClusterTestCase):
         """
         begun = self.cluster.scratch / f"begun-{command}"
         begun.unlink(missing_ok=True)
+        self.addCleanup(begun.unlink, missing_ok=True)
         real = f"/usr/bin/{command}"
         wrapper = self.cluster.state / "bin" / command
         wrapper.parent.mkdir(exist_ok=True)
@@ -90,8 +91,17 @@ class FaultTestCase(ClusterTestCase):
 
     def thaw(self, part: str) -> None:
         """Let a frozen part go on."""
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             os.kill(self.pid(part), signal.SIGCONT)
+
+    async def thawed(self, part: str) -> None:
+        """`thaw`, as an end of an outage."""
+        self.thaw(part)
+
+    async def unwrapped(self, *commands: str) -> None:
+        """`unwrap`, as an end of an outage."""
+        for command in commands:
+            self.unwrap(command)
 
     def cut_link(self) -> int:
         """Kill sshd's side of every connection, as a cut cable would; returns how many died.
@@ -148,7 +158,7 @@ def cut_link(cluster: DevCluster) -> int:
     port = int(cluster.env()["JARVICE_SLURM_CLUSTER_PORT"])
     sessions = processes.holding(port) - {listener, os.getpid()}
     for pid in sessions:
-        with suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return len(sessions)
 
