@@ -216,6 +216,7 @@ class SlurmScheduler:
                 root=self._root,
                 answered_minutes=self._settings.answered_minutes,
                 unasked_days=self._settings.unasked_days,
+                slurm_seconds=max(1, int(self._settings.command_timeout / 2)),
             )
         )
 

@@ -76,6 +76,8 @@ def render_queue() -> str:
 def render_cancel(*, root: str, name: str, jobid: str, force: bool) -> str:
     """Cancel a job of that id and name, after noting that it was cancelled, when it is ours.
 
+    Storage that does not work keeps nobody from cancelling his job.
+
     Without `force` Slurm sends SIGTERM and, KillWait seconds later, SIGKILL; with it every process
     of the job's step is killed first.
     """
@@ -83,9 +85,9 @@ def render_cancel(*, root: str, name: str, jobid: str, force: bool) -> str:
     filters = f'--user="$(id -un)" --name={job_name}'
     # Cancelled as a whole a job always gets KillWait; its step, which is all of it, can be killed.
     kill = f"scancel --quiet --signal=KILL {filters} {jobid}.0\n" if force else ""
-    check = render_folder_check(root)
     return f"""{NEUTRAL}umask 077
-{check}if [ "$(cat "$root"/submit/{quote(name)}/jobid 2>/dev/null)" = {jobid} ] ||
+root={root}
+if [ "$(cat "$root"/submit/{quote(name)}/jobid 2>/dev/null)" = {jobid} ] ||
     [ "$(head -n 1 "$root/jobs/{jobid}/name" 2>/dev/null)" = {quote(name)} ]; then
     mkdir -p "$root/jobs/{jobid}" &&
         printf '%s\\n' {quote(name)} >"$root/jobs/{jobid}/name" &&

@@ -9,21 +9,21 @@ from __future__ import annotations
 from jarvice_slurmd.slurm.commands import NEUTRAL, render_folder_check
 from jarvice_slurmd.slurm.output import NAME_PREFIX
 
-#: Seconds that Slurm may take to say what it knows; without it the rest is done all the same.
-SQUEUE_SECONDS = 10
 
-
-def render_collect_garbage(*, root: str, answered_minutes: int, unasked_days: int) -> str:
+def render_collect_garbage(
+    *, root: str, answered_minutes: int, unasked_days: int, slurm_seconds: int
+) -> str:
     """Remove what is of no use any more; a job that Slurm knows keeps all that it needs.
 
     `answered_minutes` after their exit status was answered go a job's output, records and
     submission; `unasked_days` after its end what nobody ever asked about. A submission that Slurm
     refused, or never made a job of, goes after `answered_minutes`, and so does the text of a job
     that is gone without having begun, which may hold passwords. A job that waits and that a second
-    attempt to submit has made for nothing is cancelled.
+    attempt to submit has made for nothing is cancelled. Slurm may take `slurm_seconds` to say what
+    it knows; the rest is done without it.
     """
     return f"""{NEUTRAL}{render_folder_check(root)}cd "$root" 2>/dev/null || exit 0
-known=$(timeout {SQUEUE_SECONDS} squeue --noheader --states=all --user="$(id -un)" \\
+known=$(timeout -k 1 {slurm_seconds} squeue --noheader --states=all --user="$(id -un)" \\
     --format='%i %t %j' 2>/dev/null) && slurm_answered=yes || slurm_answered=
 known_jobids=$(printf '%s\\n' "$known" | cut -d ' ' -f 1)
 known_names=$(printf '%s\\n' "$known" | cut -d ' ' -f 3-)

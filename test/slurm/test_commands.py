@@ -353,7 +353,7 @@ class ShellcheckTests(SynchronousTestCase):
             render_mark_answered(root=root, name=name, jobid=jobid, state="FAILED", elapsed=5),
             render_tail(root=root, name=name, lines=5, limit=5),
             render_list_folder(path="/a b", details=True),
-            render_collect_garbage(root=root, answered_minutes=5, unasked_days=5),
+            render_collect_garbage(root=root, answered_minutes=5, unasked_days=5, slurm_seconds=5),
         ):
             done = subprocess.run(
                 ["shellcheck", "--shell=sh", "--severity=warning", "-"],

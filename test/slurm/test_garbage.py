@@ -51,7 +51,9 @@ class GarbageTestCase(SynchronousTestCase):
             self.node.write(path, text, age=age, now=self.now)
 
     def collect(self) -> None:
-        script = render_collect_garbage(root=_ROOT, answered_minutes=60, unasked_days=30)
+        script = render_collect_garbage(
+            root=_ROOT, answered_minutes=60, unasked_days=30, slurm_seconds=5
+        )
         result = self.node.run(script)
         self.assertEqual((result.status, result.stdout, result.stderr), (0, b"", b""))
 
