@@ -14,7 +14,7 @@ TEST_PACKAGES := shellcheck
 LINK := import pathlib, sysconfig; \
     pathlib.Path(sysconfig.get_path("purelib"), "jarvice-slurmd.pth").write_text("$(CURDIR)\n")
 
-.PHONY: help demo test check format types imports trial bench requirements clean
+.PHONY: help demo test check format types imports trial screenshots bench requirements clean
 
 help:
 	@echo "make demo    start a private Slurm cluster and the daemon, and run a job through them"
@@ -58,6 +58,10 @@ trial: $(VENV)/.made
 	@deploy/install-packages $(TEST_PACKAGES)
 	$(BIN)/python -m test.run
 
+# The pictures of real applications in docs/, as the tests see them.
+screenshots: $(VENV)/.made
+	JARVICE_SCREENSHOTS=$(CURDIR)/docs $(BIN)/python -m test.run test.cluster.test_applications
+
 bench: $(BENCH_VENV)/.made
 	$(BENCH_VENV)/bin/python -m test.bench
 
@@ -69,6 +73,7 @@ requirements:
 	cd requirements && $(COMPILE) -o runtime.txt runtime.in
 	cd requirements && $(COMPILE) -c runtime.txt -o test.txt test.in
 	cd requirements && $(COMPILE) -c test.txt -o bench.txt bench.in
+	cd requirements && $(COMPILE) -o apps.txt apps.in
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) _trial_temp* .mypy_cache .ruff_cache .hypothesis build *.egg-info
