@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from typing import ClassVar
 
 from twisted.internet.defer import Deferred, gatherResults, succeed
@@ -130,7 +131,10 @@ class CutLinkTests(SubmitOnceTestCase):
         self.cut_link()
         self.assertEqual((await asking).code, 503)
         folder = self.cluster.scratch / ".jarvice" / "submit" / name
-        await self.until(lambda: succeed({path.name for path in folder.iterdir()} == {"lock"}))
+        # What was begun is given up: the lock is free, and nothing says that sbatch was called.
+        taken = ["flock", "--nonblock", str(folder / "lock"), "true"]
+        await self.until(lambda: succeed(subprocess.run(taken).returncode == 0))
+        self.assertEqual({path.name for path in folder.iterdir()} & {"intent", "jobid"}, set())
         self.assertEqual((self.attempts(name), self.queued_ids(name)), (0, []))
         self.unwrap("head")
         await self.assert_ran_once(await self.until_submitted(text, name, number))
