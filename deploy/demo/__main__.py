@@ -1,4 +1,4 @@
-"""`make demo`: start the cluster and the daemon, run two jobs, show all of it, leave it up."""
+"""`make demo`: start the cluster and the daemon, run three jobs, show all of it, leave it up."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 from twisted.internet.defer import Deferred
 from twisted.internet.posixbase import PosixReactorBase
@@ -16,7 +17,7 @@ from twisted.web.client import Agent
 
 from deploy.demo.processes import Daemon, devcluster, free_port, parse_exports
 from deploy.demo.screen import Screen
-from deploy.demo.upstream import Upstream, UpstreamError, hpc_script
+from deploy.demo.upstream import Upstream, UpstreamError, hpc_script, interactive_script
 
 JOB = """: <<"JOBOBJ_EOF"
 JOBOBJ_USER=demo
@@ -55,6 +56,7 @@ class Demo:
         self._deadline = time.monotonic() + PATIENCE
         self._daemon: Daemon | None = None
         self._registry = self._user = self._password = ""
+        self._shell = ""
 
     async def run(self) -> bool:
         """Tell the story; True when all of it worked."""
@@ -68,7 +70,11 @@ class Demo:
             url = await self._start_daemon()
             upstream = Upstream(url, Agent(self._reactor))
             await self._wait_until_ready(upstream)
-            worked = await self._run_job(upstream) and await self._run_container(upstream)
+            worked = (
+                await self._run_job(upstream)
+                and await self._run_container(upstream)
+                and await self._start_shell(upstream)
+            )
             if worked and sys.stdout.isatty():
                 await self._leave_up(url)
             return worked
@@ -89,6 +95,7 @@ class Demo:
             base64.b64decode(environment[f"JARVICE_DOCKER_{name}"]).decode()
             for name in ("USERNAME", "PASSWORD")
         )
+        environment["JARVICE_JOBS_DOMAIN"] = f"http://127.0.0.1:{port}/job$"
         screen.step(f"twistd jarvice-slurmd --http {endpoint}")
         self._daemon = Daemon.start(self._reactor, environment, ["--http", endpoint], screen.daemon)
         return f"http://127.0.0.1:{port}"
@@ -163,6 +170,28 @@ class Demo:
             screen.bad(f"this is not how the job should have ended; its output: {output}")
         return worked
 
+    async def _start_shell(self, upstream: Upstream) -> bool:
+        screen = self._screen
+        screen.title("An interactive job: a browser reaches its port through the same SSH")
+        name = f"{time.strftime('%Y%m%d%H%M%S')}-DEM0Z-shell-demo_s1"
+        args: dict[str, object] = {"name": name, "number": 3, "nodes": 1}
+        screen.request(f"POST /submit {args}")
+        program = Path(__file__).with_name("web_shell.py").read_text("utf-8")
+        script = interactive_script(program)
+        jobid, _ = await upstream.post("/submit", {**args, "hpc_script": script})
+        screen.answer(f"job id {jobid}")
+        screen.request(f"POST /request/{name}/3/{jobid}/info, until its service answers")
+        while not self._shell:
+            self._shell = (await upstream.post(f"/request/{name}/3/{jobid}/info", {}))["url"]
+            await self._pause(0.5)
+        screen.answer(f"url {self._shell}")
+        worked = f"in Slurm's job {jobid}" in await upstream.open(self._shell)
+        if worked:
+            screen.good("its page came through the tunnel")
+        else:
+            screen.bad("this is not the page of the job")
+        return worked
+
     async def _follow(self, upstream: Upstream, path: str, ref: dict[str, object]) -> None:
         """Show the job's output as it comes, until the job has ended."""
         shown = 0
@@ -183,6 +212,7 @@ class Demo:
         screen.title("Everything stays up until Ctrl-C")
         screen.plain(f"the daemon     {url}/ready  {url}/running  {url}/queued")
         screen.plain(f"the login node ssh -F {self._state}/ssh/config login squeue")
+        screen.plain(f"open this      {self._shell}")
         screen.plain()
         screen.plain("submit a job of your own:")
         screen.plain("  script=$(printf 'JOBOBJ_INTERACTIVE=False\\nhostname; date' | base64 -w0)")

@@ -36,6 +36,11 @@ class Upstream:
         text = await response.text()
         return str(text) if response.code == 200 else ""
 
+    async def open(self, url: str) -> str:
+        """What a browser is shown at an address."""
+        response = await treq.get(url, agent=self.agent)
+        return str(await response.text())
+
     async def _post(self, path: str, args: dict[str, object]) -> Any:
         form = {"args": json.dumps(args)}
         return await treq.post(f"{self.url}{path}", data=form, agent=self.agent)
@@ -50,3 +55,13 @@ class Upstream:
 def hpc_script(text: str) -> dict[str, str]:
     """A job's text as upstream sends it (PROTOCOL §2)."""
     return {"singularity": base64.b64encode(text.encode("utf-8")).decode("ascii")}
+
+
+def interactive_script(program: str) -> dict[str, str]:
+    """The text of an interactive job that runs a Python program on its first node."""
+    encoded = base64.b64encode(program.encode("utf-8")).decode("ascii")
+    return hpc_script(
+        ': <<"JOBOBJ_EOF"\nJOBOBJ_USER=demo\nJOBOBJ_NAE=demo-shell\nJOBOBJ_APPDEFVERSION=2\n'
+        "JOBOBJ_INTERACTIVE=True\nJARVICE_CPU_CORES=1\nJOBOBJ_EOF\n{DOWNSTREAM_PARAMETERS}\n"
+        f'exec python3 -c "$(echo {encoded} | base64 -d)"\n'
+    )

@@ -5,15 +5,19 @@ With JARVICE_SCREENSHOTS=<folder> what the browser shows is kept there (`make sc
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from deploy.demo.upstream import interactive_script
 from test.cluster.applications.install import install_jupyter, install_packages
 from test.cluster.browser import ENTER, PACKAGES, SHIFT, Browser
 from test.cluster.interactive import APPLICATIONS, InteractiveTestCase, interactive_text
+
+DEMO = Path(__file__).parents[2] / "deploy" / "demo"
 
 _DESKTOP = ("tigervnc-standalone-server", "novnc", "websockify", "xterm", "x11-apps")
 
@@ -114,6 +118,26 @@ class DesktopByHostTests(DesktopTests):
     async def test_desktop(self) -> None:
         """By host."""
         await self.check_desktop()
+
+
+class ShellTests(ApplicationTestCase):
+    """The web shell of `make demo`: server-sent events down, requests up, and a cookie."""
+
+    async def test_shell(self) -> None:
+        """A command runs on the node; without the token of the job's URL there is no shell."""
+        program = (DEMO / "web_shell.py").read_text()
+        script = base64.b64decode(interactive_script(program)["singularity"]).decode()
+        job = await self.start(script)
+        url = await self.until_open(job)
+        self.assertEqual((await self.ask(job, "/?token=wrong")).code, 403)
+        self.assertEqual((await self.ask(job, "/output")).code, 404)
+        await self.browser.open(url)
+        text = "document.getElementById('output').textContent"
+        await self.browser.until(f"{text}.includes('$ ')")
+        await self.browser.click("#line")
+        await self.browser.type(f"echo job=$SLURM_JOB_ID, $((6 * 7)){ENTER}")
+        await self.browser.until(f"{text}.includes('job={job.jobid}, 42')")
+        await self.keep_screenshot("interactive-shell")
 
 
 def _write(path: Path, data: bytes) -> None:
