@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from twisted.internet import reactor
 
-from test.cluster.daemon import job_text
+from test.cluster.daemon import DaemonClient, job_text
 from test.faults.replica import Asked, Jobs, Replica, ask_everything
 from test.faults.stage import FaultTestCase, pause
 
@@ -39,9 +39,9 @@ class OutageTestCase(FaultTestCase):
         """The daemon's environment."""
         return {**self.cluster.env(), **self.settings}
 
-    async def start_replica(self) -> Replica:
+    async def start_replica(self, **changes: str) -> Replica:
         """A daemon, ready; it is stopped when the test ends."""
-        replica = Replica(self.environ())
+        replica = Replica({**self.environ(), **changes})
         replica.start()
         self.addCleanup(replica.stop)
         await self.until(replica.is_ready)
@@ -76,9 +76,9 @@ class OutageTestCase(FaultTestCase):
         await self.until(has_printed)
         return Jobs(running=running, ended=ended, held=held)
 
-    async def ask(self) -> dict[str, Asked]:
+    async def ask(self, client: DaemonClient | None = None) -> dict[str, Asked]:
         """Everything, once."""
-        return await ask_everything(self.client, self.jobs, number=next(_numbers))
+        return await ask_everything(client or self.client, self.jobs, number=next(_numbers))
 
     def assert_honest(self, answers: Mapping[str, Asked], *failing: str) -> None:
         """What needs what is broken says so; the rest answers rightly; all in time."""
@@ -110,11 +110,11 @@ class OutageTestCase(FaultTestCase):
         elif endpoint == "events":
             self.assertIn(f"JobId={self.jobs.running.jobid} ", asked.response.json)
 
-    async def assert_works_again(self) -> None:
+    async def assert_works_again(self, client: DaemonClient | None = None) -> None:
         """Within 15 s of now everything is right, without a restart."""
         deadline = reactor.seconds() + RECOVERY
         while True:
-            answers = await self.ask()
+            answers = await self.ask(client)
             wrong = [
                 (endpoint, asked.code, asked.response.body[:200])
                 for endpoint, asked in answers.items()
@@ -127,12 +127,12 @@ class OutageTestCase(FaultTestCase):
         self.assert_honest(answers)
         self.assertEqual(answers["ready"].code, 200)
 
-    async def until_not_ready(self) -> str:
+    async def until_not_ready(self, client: DaemonClient | None = None) -> str:
         """Wait until /ready is 503; returns its reason."""
         reasons: list[str] = []
 
         async def is_not_ready() -> bool:
-            answer = await self.client.get("/ready")
+            answer = await (client or self.client).get("/ready")
             if answer.code == 503:
                 reasons.append(answer.json["reason"])
             return answer.code == 503

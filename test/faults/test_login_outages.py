@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from deploy.devcluster import processes
+from test.cluster.daemon import DaemonClient
 from test.faults.outage_case import OutageTestCase
-from test.faults.replica import FOLDERS, SLURM
+from test.faults.replica import FOLDERS, SLURM, Replica
 from test.faults.stage import pause
 from test.faults.wire import Wire
+
+T = TypeVar("T")
 
 
 class LoginNodeTests(OutageTestCase):
@@ -104,27 +109,6 @@ class LoginNodeTests(OutageTestCase):
         await self.until(is_told)
         return reasons[-1]
 
-    async def test_frozen(self) -> None:
-        """It hangs: sessions and sshd alike. Noticed by itself, and told; then it is over."""
-        port = int(self.cluster.env()["JARVICE_SLURM_CLUSTER_PORT"])
-        frozen = processes.holding(port) - {os.getpid(), self.replica.pid}
-        for pid in frozen:
-            os.kill(pid, signal.SIGSTOP)
-        self.addCleanup(self.let_go, frozen)
-
-        async def mend() -> None:
-            self.let_go(frozen)
-
-        await self.until_reason("has not answered for")
-        await self.assert_told(
-            *SLURM, *FOLDERS, told="is back after", over="is back after", mend=mend, rounds=1
-        )
-
-    def let_go(self, pids: set[int]) -> None:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-
     async def test_cut(self) -> None:
         """A cut link is back by itself; what was asked meanwhile waits for it or is told."""
         before = len(self.replica.lines)
@@ -140,8 +124,8 @@ class LoginNodeTests(OutageTestCase):
         self.assertEqual(len([line for line in lines if "is back after" in line]), 1, lines)
 
 
-class WireTests(OutageTestCase):
-    """Packets that are late or lost, on a real way through two network stacks."""
+class WireTestCase(OutageTestCase):
+    """A daemon whose packets take a real way, through two network stacks."""
 
     async def setUp(self) -> None:  # type: ignore[override]
         """Put the wire between the daemon and the login node."""
@@ -161,6 +145,10 @@ class WireTests(OutageTestCase):
                 "[127.0.0.1]", f"[{self.wire.host}]"
             ),
         }
+
+
+class LatePacketsTests(WireTestCase):
+    """Packets that are late or lost."""
 
     async def test_slow(self) -> None:
         """A tenth of a second each way: everything works, and nothing is told."""
@@ -188,17 +176,54 @@ class WireTests(OutageTestCase):
         self.wire.set()
         await self.assert_works_again()
 
-    async def test_cut(self) -> None:
-        """Every packet is lost: noticed, told, and over within 15 s of the fault's end."""
-        before = len(self.replica.lines)
+
+class SilenceTests(WireTestCase):
+    """Nothing comes back any longer, though every connection seems to be up."""
+
+    async def test_cut_and_frozen(self) -> None:
+        """Every packet is lost on the way of one daemon, while sshd itself hangs for another.
+
+        Both notice by themselves, tell it, and work again within 15 s of the fault's end.
+        """
+        others = self.cluster.env()
+        direct = await self.start_replica(
+            JARVICE_SLURM_CLUSTER_ADDR=others["JARVICE_SLURM_CLUSTER_ADDR"],
+            JARVICE_SLURM_SSH_KNOWN_HOSTS=others["JARVICE_SLURM_SSH_KNOWN_HOSTS"],
+        )
+        replicas = (self.replica, direct)
+        before = [len(replica.lines) for replica in replicas]
+        port = int(others["JARVICE_SLURM_CLUSTER_PORT"])
+        frozen = processes.holding(port) - {os.getpid(), direct.pid, self.wire.pid}
         self.wire.set(loss=1.0)
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        self.addCleanup(self.let_go, frozen)
         await pause(1.2)
-        self.assert_honest(await self.ask(), *SLURM, *FOLDERS)
-        reason = await self.until_not_ready()
-        self.assertIn("has not answered", reason)
-        self.assert_honest(await self.ask(), *SLURM, *FOLDERS)
+        for _ in range(2):
+            for answers in await self.of_both(replicas, self.ask):
+                self.assert_honest(answers, *SLURM, *FOLDERS)
+            for reason in await self.of_both(replicas, self.until_not_ready):
+                self.assertIn("not answer", reason)
         self.wire.set()
-        await self.assert_works_again()
-        lines = self.replica.told(before)
-        for words in ("Lost the SSH link", "is back after"):
-            self.assertEqual(len([line for line in lines if words in line]), 1, lines)
+        self.let_go(frozen)
+        await self.of_both(replicas, self.assert_works_again)
+        for replica, since in zip(replicas, before, strict=True):
+            lines = replica.told(since)
+            for words in ("Lost the SSH link", "is back after"):
+                self.assertEqual(len([line for line in lines if words in line]), 1, lines)
+
+    async def of_both(
+        self, replicas: Iterable[Replica], ask: Callable[[DaemonClient], Awaitable[T]]
+    ) -> list[T]:
+        """The same of both daemons at once."""
+        asked = [Deferred.fromCoroutine(_await(ask(replica.client))) for replica in replicas]
+        return await gatherResults(asked)
+
+    def let_go(self, pids: set[int]) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+async def _await(asking: Awaitable[T]) -> T:
+    return await asking

@@ -63,6 +63,11 @@ class Wire:
             self._process.kill()
             raise OSError(f"the wire can't be made: {said or 'see stderr'}")
 
+    @property
+    def pid(self) -> int:
+        """The process that carries the packets."""
+        return self._process.pid
+
     def set(self, *, loss: float = 0.0, delay: float = 0.0) -> None:
         """Lose a part of all packets (1.0 is a cut), and hold each for some seconds, both ways."""
         assert self._process.stdin is not None and self._process.stdout is not None
