@@ -61,7 +61,7 @@ class Shell:
         self.printed = ""
         self.count = 0
         self._terminal, far_end = pty.openpty()
-        environment = {**os.environ, "TERM": "dumb", "PS1": r"\u@$PROCESS_NODENAME:\w\$ "}
+        environment = {**os.environ, "TERM": "dumb", "PS1": r"\u@$PROCESS_NODENAME \W\$ "}
         subprocess.Popen(
             ["bash", "--norc", "--noediting", "-i"],
             stdin=far_end,

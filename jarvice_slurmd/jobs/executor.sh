@@ -338,6 +338,9 @@ exec 7<>/etc/JARVICE/.alive 6</etc/JARVICE/.alive
 jarvice_text=$(cat /etc/JARVICE/.command) || exit 125
 jarvice_ending=
 trap jarvice_ending=yes TERM
+for jarvice_file in url.txt help.html; do
+    [ ! -r "/etc/NAE/$jarvice_file" ] || cat "/etc/NAE/$jarvice_file" >"/etc/JARVICE/.$jarvice_file"
+done
 echo $$ >/etc/JARVICE/.pid
 : >/etc/JARVICE/.up
 read -r jarvice_line </etc/JARVICE/.hold
@@ -404,9 +407,19 @@ start_container() {
     [ "$executor_mounts" != "$(readlink /proc/self/ns/mnt)" ] || executor_mounts=
     # Neither the disk nor the command's text (it may hold secrets) need a name any longer.
     rm -f "$executor_node/overlay.img" "$executor_node/JARVICE/.command"
+    [ "$executor_rank" != 0 ] || leave_words
     say "container up after $(since "$began"), $(since "$executor_start") after the start"
     [ -z "$executor_ending" ] || tell_container
     echo go >&5
+}
+
+# What the image says of an interactive application's address and help: the daemon reads it.
+leave_words() {
+    local file
+    for file in url.txt help.html; do
+        [ ! -f "$executor_node/JARVICE/.$file" ] ||
+            mv -f "$executor_node/JARVICE/.$file" "$executor_job/$file"
+    done
 }
 
 # Until the container has ended; leaves its exit status in executor_code.

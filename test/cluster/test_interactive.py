@@ -15,7 +15,9 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from zope.interface import implementer
 
 from deploy.demo.processes import Daemon, free_port
+from deploy.devcluster import registry_images
 from test.cluster.applications.web import pattern
+from test.cluster.containers import ContainerTestCase
 from test.cluster.daemon import job_text
 from test.cluster.harness import DevCluster
 from test.cluster.interactive import (
@@ -307,6 +309,38 @@ class HostTests(InteractiveTestCase):
         unknown = {"Host": f"jarvice-{job.number + 1000}.{self.domain}"}
         response = await self.client.get("/", headers=unknown)
         self.assertEqual((response.code, response.json["state"]), (404, "unknown"))
+
+
+class ContainerTests(InteractiveTestCase, ContainerTestCase):
+    """An interactive application in a container, described as `job`."""
+
+    async def test_container(self) -> None:
+        """It learns its port, and its image's words make URL and help where it has none."""
+        registry_images.push_image(
+            self.layout,
+            "apps/page:latest",
+            {
+                "etc/NAE/url.txt": "https://%PUBLICADDR%:5902/page.html?p=%NIMBIXPASSWD%\n",
+                "etc/NAE/help.html": "<a href='%CONNECTURL%'>Open it</a>\n",
+            },
+        )
+        command = (
+            "mkdir /page && echo in a container >/page/page.html &&"
+            ' cp "$JARVICE_JOB_DIR/password" /page/password &&'
+            ' exec httpd -f -p "$JARVICE_SERVICE_PORT" -h /page'
+        )
+        described = self.job(command, image="page", interactive=True, about="A page")
+        job = await self.submit_job(described)
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.end(job)))
+        url = await self.until_open(job)
+        info = await self.info(job)
+        self.assertEqual(
+            (info["about"], info["help"]), ("A page", f"<a href='{url}'>Open it</a>\n")
+        )
+        password = (await self.ask(job, "/password")).body.decode().strip()
+        self.assertEqual(len(password), 16)
+        self.assertTrue(url.endswith(f"/job{job.number}/page.html?p={password}"), url)
+        self.assertEqual((await self.ask(job, "/page.html")).body, b"in a container\n")
 
 
 class NoForwardingTests(InteractiveTestCase):
