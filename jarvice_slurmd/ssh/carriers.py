@@ -34,8 +34,10 @@ class Carrier:
 
     connection: FlowConnection
     window: int
+    limit: int
     tunnels: set[TunnelChannel] = field(factory=set, init=False)
-    sessions: int = field(default=0, init=False)
+    # The first session of every connection is the one that primes it.
+    sessions: int = field(default=1, init=False)
     idle: IDelayedCall | None = field(default=None, init=False)
     is_closing: bool = field(default=False, init=False)
     _freed: Callable[[Carrier], None] = field(kw_only=True)
@@ -46,6 +48,15 @@ class Carrier:
         self.sessions += channel.takes_session
         channel.ended.addCallback(lambda _: self._ended(channel))
         self.connection.openChannel(channel, channel.open_data)
+
+    def primed(self) -> None:
+        """The first session is free again."""
+        self.sessions -= 1
+        self._freed(self)
+
+    def refused(self) -> None:
+        """The server opened no session: it allows no more than there are."""
+        self.limit = min(self.limit, self.sessions)
 
     def _ended(self, channel: TunnelChannel) -> None:
         self.tunnels.discard(channel)
@@ -146,7 +157,7 @@ class Carriers:
             for m in self._members
             if not m.is_closing
             and not m.connection.is_lost
-            and (not waiter.sessions or m.sessions < self._options.max_sessions)
+            and (not waiter.sessions or m.sessions < m.limit)
         ]
         return min(room, key=lambda m: len(m.tunnels), default=None)
 
@@ -165,18 +176,18 @@ class Carriers:
         connection = await self._connect()
         # sshd delays small packets until a connection has had a session (TRAPS, Nagle). The probe
         # comes back after the session's confirmation, so what follows it finds the delay gone.
-        began = self._clock.seconds()
         invocation = render_invocation(b"", nonce=make_nonce(), seconds=60)
         prime = CommandChannel(invocation, b"", 1024)
         prime.result.addErrback(lambda _: None)
         connection.openChannel(prime)
         await connection.probe()
-        round_trip = self._clock.seconds() - began
+        round_trip = min([await self._time(connection) for _ in range(2)])
         if connection.is_lost:
             raise NotConnectedError(connection.lost_reason)
         window = _FAR_WINDOW if round_trip > _FAR else _NEAR_WINDOW
-        member = Carrier(connection, window, freed=self._freed)
+        member = Carrier(connection, window, self._options.max_sessions, freed=self._freed)
         self._members.append(member)
+        prime.released.addCallback(lambda _: member.primed())
         connection.lost.addCallback(self._lost, member)
         self._failures = 0
         self._log.info(
@@ -184,6 +195,12 @@ class Carriers:
             n=self.size,
             ms=round_trip * 1000,
         )
+
+    async def _time(self, connection: FlowConnection) -> float:
+        """A round trip, in seconds."""
+        began = self._clock.seconds()
+        await connection.probe()
+        return self._clock.seconds() - began
 
     def _failed(self, failure: Failure) -> None:
         if not self._is_running:

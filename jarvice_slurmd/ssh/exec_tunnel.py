@@ -16,6 +16,7 @@ from jarvice_slurmd.errors import (
     NotConnectedError,
     TunnelConnectError,
 )
+from jarvice_slurmd.ssh.command import SessionRefusedError
 from jarvice_slurmd.ssh.flow import FlowConnection
 from jarvice_slurmd.ssh.relay import NO_PROGRAM, parse_connected, parse_reason, render_relay
 from jarvice_slurmd.ssh.shell import (
@@ -73,11 +74,10 @@ class ExecTunnelChannel(TunnelChannel):
     def openFailed(self, reason: Any) -> None:
         """sshd opened no session."""
         if self.conn.is_lost:
-            words = f"the SSH link was lost: {self.conn.lost_reason}"
+            self.give_up(NotConnectedError(f"the SSH link was lost: {self.conn.lost_reason}"))
         else:
-            words = "the login node opens no further session for a tunnel"
-        self.give_up(NotConnectedError(words))
-        self.finish()
+            self.give_up(SessionRefusedError("the login node opens no session for a tunnel"))
+        self.ended.callback(None)
 
     def arrived(self, data: bytes) -> None:
         """Some of stdout: the stream, behind what the login shell printed."""

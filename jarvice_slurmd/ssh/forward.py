@@ -16,9 +16,10 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTim
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from jarvice_slurmd.errors import ForwardingRefusedError, TunnelConnectError
+from jarvice_slurmd.errors import ForwardingRefusedError, NotConnectedError, TunnelConnectError
 from jarvice_slurmd.interfaces import ITunnelOpener
 from jarvice_slurmd.ssh.carriers import Carrier, Carriers
+from jarvice_slurmd.ssh.command import SessionRefusedError
 from jarvice_slurmd.ssh.endpoint import LoginNodeEndpoint
 from jarvice_slurmd.ssh.exec_tunnel import ExecTunnelChannel
 from jarvice_slurmd.ssh.flow import FlowConnection
@@ -130,10 +131,20 @@ class SSHTunnelOpener(Service):
             else:
                 self._note_forwarding()
                 return result
-        carrier = await self._carriers.with_room(sessions=True)
-        return await self._through(
-            carrier, ExecTunnelChannel(carrier.connection, host, port, factory, carrier.window)
-        )
+        return await self._open_relay(host, port, factory)
+
+    async def _open_relay(self, host: str, port: int, factory: IProtocolFactory) -> IProtocol:
+        """Open a tunnel that takes a session, on a connection that has one free."""
+        until = self._clock.seconds() + self._options.open_timeout
+        while True:
+            carrier = await self._carriers.with_room(sessions=True)
+            channel = ExecTunnelChannel(carrier.connection, host, port, factory, carrier.window)
+            try:
+                return await self._through(carrier, channel)
+            except SessionRefusedError as e:
+                carrier.refused()
+                if self._clock.seconds() >= until:
+                    raise NotConnectedError(str(e)) from None
 
     async def _through(self, carrier: Carrier, channel: TunnelChannel) -> IProtocol:
         late = self._clock.callLater(

@@ -61,12 +61,12 @@ t.join()
 _SHELL = """\
 host={host}
 port={port}
-if command -v python3 >/dev/null 2>&1; then
+if python3 -c 'import select, socket, threading' </dev/null >/dev/null 2>&1; then
     exec python3 -c {python} "$host" "$port"
 fi
 if command -v socat >/dev/null 2>&1; then
     case $host in *:*) host="[$host]";; esac
-    exec socat -d -d -t 86400 - "TCP:$host:$port,nodelay"
+    exec socat -d -d -t 600 - "TCP:$host:$port,nodelay"
 fi
 if command -v nc >/dev/null 2>&1; then
     if nc -h 2>&1 | grep -q -e '-N.*[Ss]hutdown'; then
@@ -80,7 +80,8 @@ fi
 exit {no_program}
 """
 
-# No half-close here: bash can't shut down one direction of a socket.
+# No half-close here: bash can't shut down one direction of a socket. After the end of stdin the far
+# end gets a while to say its last words; it can't be told that there is nothing more to come.
 _BASH = """\
 exec 3<>"/dev/tcp/$0/$1" || exit 1
 echo jarvice-connected >&2
@@ -88,6 +89,7 @@ cat <&3 &
 reader=$!
 cat >&3
 exec 3>&-
+(sleep 30; kill "$reader") </dev/null >/dev/null 2>&1 &
 wait "$reader"
 """
 
@@ -109,6 +111,8 @@ def parse_connected(stderr: bytes) -> bool:
 
 
 def parse_reason(stderr: bytes) -> str:
-    """The last line that a relay printed, which is why it failed."""
-    lines = [line.strip() for line in stderr.decode("utf-8", "replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "no reason given")
+    """Why a relay failed: socat's error where there is one, else the last line printed."""
+    text = stderr.decode("utf-8", "replace")
+    errors = re.findall(r"socat\[\d+\] E (.*)", text)
+    lines = errors or [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no reason given"

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.conch.ssh.channel import SSHChannel
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IConsumer, ITransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -43,6 +44,10 @@ class SendingChannel(SSHChannel):
     def write_side_ended(self) -> None:
         """Our end of data has been sent."""
 
+    def close_now(self, reason: Exception) -> None:
+        """Close the channel, everything being sent or given up."""
+        raise NotImplementedError
+
     def write(self, data: bytes) -> None:
         """Send, in turn with the other streams; whoever writes much registers as a producer."""
         if self._end is not None or self._is_write_closing or self.localClosed:
@@ -77,7 +82,7 @@ class SendingChannel(SSHChannel):
         data = self._outbox.take(most)
         self.remoteWindowLeft -= len(data)
         self.conn.send_data(self, data)
-        if self._outbox.size <= _LOW:
+        if self._outbox.size <= (_LOW if self._is_streaming else 0):
             self._wake_producer()
         if not self._outbox.size:
             self._sent_everything()
@@ -107,10 +112,11 @@ class SendingChannel(SSHChannel):
             self._producer.resumeProducing()
 
     def _sent_everything(self) -> None:
-        if self._producer is not None or self.localClosed:
+        # As Twisted's TCP: a pull producer is waited for, a push producer should know better.
+        if self.localClosed or (self._producer is not None and not self._is_streaming):
             return
         if self.disconnecting:
-            self.conn.sendClose(self)
+            self.close_now(ConnectionDone())
         elif self._is_write_closing and not self._eof_is_sent:
             self._eof_is_sent = True
             self.conn.sendEOF(self)

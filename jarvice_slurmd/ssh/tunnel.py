@@ -74,7 +74,7 @@ class TunnelChannel(SendingChannel):
         self._is_delivering = False
         self._eof_came = False
         self._eof_is_told = False
-        self._is_aborted = False
+        self._is_gone = False
 
     @property
     def open_data(self) -> bytes:
@@ -120,7 +120,7 @@ class TunnelChannel(SendingChannel):
                         f"the login node can't connect to {self.host}:{self.port} ({words})"
                     )
                 )
-        self.finish()
+        self.ended.callback(None)
 
     def give_up(self, error: Exception) -> None:
         """Fail with `error` unless it is open already."""
@@ -175,22 +175,23 @@ class TunnelChannel(SendingChannel):
 
     def closed(self) -> None:
         """The channel is gone: closed by both sides, or the connection has ended."""
-        if self._is_aborted:
-            self.finish()
-            return
         if not self._is_settled:
             self.give_up(TunnelConnectError(f"{self.host}:{self.port} closed the connection"))
-        if self.conn.is_lost:
-            reason: Exception = ConnectionLost(f"the SSH link was lost: {self.conn.lost_reason}")
-        elif self.disconnecting or self._eof_came:
-            reason = ConnectionDone()
-        else:
-            reason = ConnectionLost("the far end broke the connection")
-        self._end = Failure(reason)
+        if self._end is None:
+            self._end = Failure(self._why_ended())
         self._outbox.clear()
         if self.conn.is_lost or self.disconnecting:
             self._pending.clear()
+        self._is_gone = True
+        self.ended.callback(None)
         self._deliver()
+
+    def _why_ended(self) -> Exception:
+        if self.conn.is_lost:
+            return ConnectionLost(f"the SSH link was lost: {self.conn.lost_reason}")
+        if self._eof_came:
+            return ConnectionDone()
+        return ConnectionLost("the far end broke the connection")
 
     def _deliver(self) -> None:
         """Give the reader what waits for it, in order, as long as it is not paused."""
@@ -208,8 +209,8 @@ class TunnelChannel(SendingChannel):
             return
         if self._eof_came and not self._eof_is_told and not self._is_paused:
             self._tell_eof()
-        if self._end is not None and (not self._pending or self.disconnecting):
-            self.finish()
+        if self._is_gone:
+            self._tell_lost()
 
     def grant(self, taken: int) -> None:
         """So much was read: allow the far end as much more, now or with more to come."""
@@ -227,15 +228,14 @@ class TunnelChannel(SendingChannel):
         else:
             self.loseConnection()
 
-    def finish(self) -> None:
-        """Tell everybody, once, that it is over."""
+    def _tell_lost(self) -> None:
+        """Tell the protocol, once, that it is over."""
         self._pending.clear()
         self.stop_sending()
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
-            protocol.connectionLost(self._end or Failure(ConnectionAborted()))
-        if not self.ended.called:
-            self.ended.callback(None)
+            assert self._end is not None
+            protocol.connectionLost(self._end)
 
     # In: IPushProducer, for the reader
 
@@ -263,7 +263,17 @@ class TunnelChannel(SendingChannel):
 
     def _close_if_both_ended(self) -> None:
         if self._eof_is_sent and self._eof_is_told and not self.localClosed:
-            self.conn.sendClose(self)
+            self.close_now(ConnectionDone())
+
+    def close_now(self, reason: Exception) -> None:
+        """Close the channel; the protocol is told soon, whenever the far end answers.
+
+        As TCP's does: in the reactor's next turn, never within the caller's own call.
+        """
+        self._end = Failure(reason)
+        self._outbox.clear()
+        self.conn.sendClose(self)
+        self.conn.clock.callLater(0, self._tell_lost)
 
     def loseConnection(self) -> None:
         """Close after what was written is sent; nothing more is read."""
@@ -271,22 +281,17 @@ class TunnelChannel(SendingChannel):
         # What is dropped is paid for: a far end that can't send may not read either.
         self.grant(sum(map(len, self._pending)))
         self._pending.clear()
-        if self._end is not None:
-            self.finish()
-        elif not self._outbox.size:
+        if self._is_gone:
+            self.conn.clock.callLater(0, self._tell_lost)
+        elif self._end is None and not self._outbox.size:
             self._sent_everything()
 
     def abortConnection(self) -> None:
         """Close at once; what was written may be lost."""
-        if self._is_aborted or self._end is not None:
-            return
-        self._is_aborted = self.disconnecting = True
-        self._outbox.clear()
-        self._pending.clear()
-        self.conn.sendClose(self)
-        # As TCP's does: soon, but never within the caller's own call.
-        self._end = Failure(ConnectionAborted())
-        self.conn.clock.callLater(0, self.finish)
+        if self._end is None:
+            self.disconnecting = True
+            self._pending.clear()
+            self.close_now(ConnectionAborted())
 
     def getPeer(self) -> HostnameAddress:
         """The port, as the login node names its host."""

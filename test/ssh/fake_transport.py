@@ -21,6 +21,16 @@ class FakeTransport(LinkTransport):
         self.sent: list[tuple[int, bytes]] = []
         self.reason = ""
         self.aborted = False
+        self.rekeying = False
+
+    @property
+    def is_rekeying(self) -> bool:
+        """As the test says."""
+        return self.rekeying
+
+    def send_data(self, header: bytes, data: bytes) -> None:
+        """Remember."""
+        self.sent.append((conch.MSG_CHANNEL_DATA, header + data))
 
     def sendPacket(self, messageType: int, payload: bytes) -> None:
         """Remember."""
@@ -55,9 +65,11 @@ class FakeTransport(LinkTransport):
 class FakeServer:
     """What a server would say, said to a connection by the test. Remote ids are 1000 and up."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(
+        self, clock: Clock | None = None, kind: type[LinkConnection] = LinkConnection
+    ) -> None:
         self.clock = clock or Clock()
-        self.connection = LinkConnection(self.clock, 4.0, 2)
+        self.connection = kind(self.clock, 4.0, 2)
         self.transport = FakeTransport()
         self.connection.transport = self.transport
         self.connection.serviceStarted()
@@ -81,8 +93,13 @@ class FakeServer:
         self.say(conch.MSG_CHANNEL_WINDOW_ADJUST, channel, struct.pack(">L", window))
 
     def stdout(self, channel: Any, data: bytes) -> None:
-        """Print."""
-        self.say(conch.MSG_CHANNEL_DATA, channel, NS(data))
+        """Print; as the transport hands it over, the short way where there is one."""
+        take = getattr(self.connection, "data_received", None)
+        if take is None:
+            self.say(conch.MSG_CHANNEL_DATA, channel, NS(data))
+        else:
+            packet = b"\0\x5e" + struct.pack(">L", channel.id) + NS(data)
+            take(packet, len(packet))
 
     def stderr(self, channel: Any, data: bytes) -> None:
         """Complain."""
@@ -97,6 +114,10 @@ class FakeServer:
         """A signal has ended the command."""
         rest = NS(b"exit-signal") + b"\0" + NS(name) + b"\0" + NS(b"") + NS(b"")
         self.say(conch.MSG_CHANNEL_REQUEST, channel, rest)
+
+    def eof(self, channel: Any) -> None:
+        """Write no more."""
+        self.say(conch.MSG_CHANNEL_EOF, channel)
 
     def close(self, channel: Any) -> None:
         """Close the channel."""

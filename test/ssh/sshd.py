@@ -48,7 +48,7 @@ class Sshd:
             self.port: int = probe.getsockname()[1]
         self._user_keys = user_keys
         self._config = config
-        self._home = home or str(self.path)
+        self.environment = {"HOME": home or str(self.path)}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -75,7 +75,8 @@ class Sshd:
             f"{self._config}\n"
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {host_key}\n"
             f"PidFile {self.path}/pid\nAuthorizedKeysFile {authorized}\n"
-            f"UsePAM no\nPermitRootLogin yes\nStrictModes no\nSetEnv HOME={self._home}\n"
+            f"UsePAM no\nPermitRootLogin yes\nStrictModes no\n"
+            f"SetEnv {' '.join(f'{k}={v}' for k, v in self.environment.items())}\n"
         )
         self._process = subprocess.Popen(
             [_SSHD, "-D", "-f", str(config), "-E", str(self.path / "log")],
