@@ -12,9 +12,10 @@ What makes it once:
   anything, or is cancelled before.
 
 What makes it quick: a program costs the login node about as much as all of the shell's own work, so
-a first submission starts five beside sbatch. All that it writes is made in `new/` and brought to
-its place by one mv; what ends stdin is compared instead of sizes; sbatch reads its script from this
-text, which the link runs whole or not at all, and not from a file.
+a first attempt starts four beside sbatch. What ends stdin is compared instead of sizes. As long as
+there is no intent no job can read what is written, so it is written where it belongs; a later
+attempt makes it in `new/` and brings it to its place at once. sbatch reads its script not from a
+file but from this text, which the link runs whole or not at all.
 """
 
 from __future__ import annotations
@@ -65,14 +66,14 @@ def render_submit(
     if not interactive:
         del texts["interactive"]
     take = " &&\n    ".join(
-        f"head -c {len(content)} >new/{file}" for file, content in texts.items()
+        f'head -c {len(content)} >"${{made}}{file}"' for file, content in texts.items()
     )
-    made = " ".join(f"new/{file}" for file in texts)
+    made = " ".join(f"new/{file}" for file in (*texts, "number", "intent"))
     # The line that the last one ends with is the here-document's.
     text = quote(batch_script.removesuffix("\n"))
     script = f"""{NEUTRAL}umask 077
 {render_folder_check(root)}submission=$root/submit/{quote(name)}
-mkdir -p "$root/jobs" "$root/numbers" "$submission/new" && cd "$submission" ||
+mkdir -p "$root/jobs" "$root/numbers" "$submission" && cd "$submission" ||
     exit {Status.NO_FOLDER}
 command exec 9>lock || exit {Status.NO_FOLDER}
 flock -w {LOCK_SECONDS} 9 || {{
@@ -88,12 +89,12 @@ if [ -s number ]; then
 fi
 # The staged file has a name of its own: once linked it is the job id, and not to be written again.
 note() {{
-    echo "$1" >new/jobid.{attempt} || return
-    ln new/jobid.{attempt} jobid 2>/dev/null || [ -s jobid ] || mv -f new/jobid.{attempt} jobid
+    echo "$1" >jobid.{attempt} || return
+    ln jobid.{attempt} jobid 2>/dev/null || [ -s jobid ] || mv -f jobid.{attempt} jobid
 }}
-attempted=
+made=
 if [ ! -s jobid ] && [ -e intent ]; then
-    attempted=yes
+    made=new/
     found=$(squeue --noheader --states=all --user="$(id -un)" --name={quote(NAME_PREFIX + name)} \\
         --format=%i) || exit {Status.NO_ANSWER}
     if [ -z "$found" ]; then
@@ -105,7 +106,7 @@ if [ ! -s jobid ] && [ -e intent ]; then
     [ -z "$found" ] || note "$found"
 fi
 if [ -s jobid ]; then
-    rm -rf new
+    [ ! -e new ] || rm -rf new
     cat jobid
     exit 0
 fi
@@ -119,12 +120,13 @@ lead() {{
     printf '%s\\n' {quote(name)} >"$root/numbers/{number}.{attempt}" &&
         mv -f "$root/numbers/{number}.{attempt}" "$root/numbers/{number}"
 }}
-if ! {{ {take} &&
+if ! {{ {{ [ ! "$made" ] || mkdir -p new; }} &&
+    {take} &&
     read -r mark && [ "$mark" = {attempt} ] &&
-    echo {number} >new/number && lead && echo {attempt} >new/intent &&
-    mv -f {made} new/number new/intent .; }}; then
+    echo {number} >"${{made}}number" && lead && echo {attempt} >"${{made}}intent" &&
+    {{ [ ! "$made" ] || mv -f {made} .; }}; }}; then
     rm -rf new "$root/numbers/{number}.{attempt}"
-    [ "$attempted" ] || rm -f node.sh interactive number intent
+    [ "$made" ] || rm -f node.sh interactive number intent
     echo "the job's text did not arrive whole, or can't be written to $submission" >&2
     exit {Status.NO_FOLDER}
 fi

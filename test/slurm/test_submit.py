@@ -66,10 +66,6 @@ class SubmitTestCase(SynchronousTestCase):
     def submit(self, number: int = 7, attempt: str = "a1") -> CommandResult:
         return self.run_call(_submit(number=number, attempt=attempt))
 
-    def staged(self) -> set[str]:
-        """What is left of what was made on the way."""
-        return {path for path in self.node.files(self.submission) if path.startswith("new/")}
-
 
 class FirstTimeTests(SubmitTestCase):
     """A submission that was never made before."""
@@ -87,10 +83,9 @@ class FirstTimeTests(SubmitTestCase):
         self.assertEqual((self.submission / "node.sh").read_bytes(), _NODE)
         self.assertEqual((self.node.folder / "batch").read_text(), _BATCH)
         self.assertEqual(
-            self.node.files(self.submission) - self.staged(),
-            {"lock", "node.sh", "number", "intent", "jobid"},
+            self.node.files(self.submission),
+            {"lock", "node.sh", "number", "intent", "jobid", "jobid.a1"},
         )
-        self.assertLessEqual(self.staged(), {"new/jobid.a1"})
 
     def test_large_texts(self) -> None:
         """Neither has to fit into a pipe or into a program's argument."""
@@ -122,7 +117,7 @@ class FirstTimeTests(SubmitTestCase):
         """It is quick because it starts few programs: where there are only these it works."""
         programs = self.node.folder / "programs"
         programs.mkdir()
-        for program in ("mkdir", "flock", "head", "mv", "ln"):
+        for program in ("mkdir", "flock", "head", "ln"):
             (programs / program).symlink_to(f"/usr/bin/{program}")
         (programs / "sbatch").write_text("#!/bin/sh\necho 41\n")
         (programs / "sbatch").chmod(0o755)
@@ -321,7 +316,10 @@ class InterruptedTests(SubmitTestCase):
 
     def test_nobody_knows_it(self) -> None:
         """Where Slurm answers and knows none, it was not submitted: now it is."""
-        self.assertEqual(self.submit().stdout, b"99\n")
+        self.assertEqual(self.submit(attempt="a2").stdout, b"99\n")
+        self.assertEqual((self.submission / "node.sh").read_bytes(), _NODE)
+        self.assertEqual((self.submission / "intent").read_text(), "a2\n")
+        self.assertEqual((self.submission / "number").read_text(), "7\n")
 
     def test_queue_does_not_answer(self) -> None:
         """No answer is not "no": nothing is submitted."""
@@ -337,17 +335,19 @@ class InterruptedTests(SubmitTestCase):
         self.assertEqual(self.submit(number=8).status, Status.OTHER_JOB)
 
 
-class EndedAnywhereTests(SubmitTestCase):
-    """The shell is killed around a program that it runs, whichever."""
+class AroundProgramsTests(SubmitTestCase):
+    """What may happen before, while and after a program runs."""
 
-    def test_once(self) -> None:
+    def test_killed(self) -> None:
         """The next attempt calls sbatch where this one had not, and finds the job where it had."""
-        for program in ("mkdir", "flock", "head", "mv", "ln"):
+        for program in ("mkdir", "flock", "head", "ln", "mv"):
             real = f'/usr/bin/{program} "$@"'
             for fault in ("kill -9 $PPID", f"{real}; kill -9 $PPID"):
                 shutil.rmtree(self.node.root, ignore_errors=True)
                 self.node.forget_calls()
                 self.node.stub("squeue")
+                if program == "mv":
+                    self.node.write("submit/x/intent", "a0\n")
                 self.node.stub(program, fault)
                 self.assertNotEqual(self.submit().status, 0, fault)
                 if self.node.calls("sbatch"):
@@ -358,6 +358,18 @@ class EndedAnywhereTests(SubmitTestCase):
                 self.assertEqual((self.submission / "node.sh").read_bytes(), _NODE, fault)
                 self.assertEqual((self.node.folder / "batch").read_text(), _BATCH, fault)
                 self.assertEqual((self.submission / "jobid").read_text(), "41\n", fault)
+
+    def test_text_is_replaced_at_once(self) -> None:
+        """A job of an earlier attempt that begins while a later one's text comes has it whole."""
+        text = self.node.write("submit/x/node.sh", "whole")
+        self.node.write("submit/x/intent", "a0\n")
+        seen = self.node.folder / "seen"
+        self.node.stub("head", f"/usr/bin/head \"$@\"; cp '{text}' '{seen}'")
+        call = _submit()
+        self.assertEqual(self.node.run(call.script, call.stdin[:5]).status, Status.NO_FOLDER)
+        self.assertEqual((seen.read_text(), text.read_text()), ("whole", "whole"))
+        self.assertEqual(self.run_call(call).stdout, b"41\n")
+        self.assertEqual((seen.read_text(), text.read_bytes()), ("whole", _NODE))
 
 
 class RefusedTests(SubmitTestCase):
@@ -442,7 +454,7 @@ class RefusedTests(SubmitTestCase):
     def test_disk_is_full(self) -> None:
         """Whatever can't be written: nothing is submitted, nothing stays; later all is well."""
         self.node.stub("sbatch", "echo 41")
-        for path in ("submit/x/new/node.sh", "submit/x/new/number", "submit/x/new/intent"):
+        for path in ("submit/x/node.sh", "submit/x/number"):
             shutil.rmtree(self.node.root, ignore_errors=True)
             self.fill(path)
             result = self.submit()
@@ -453,6 +465,18 @@ class RefusedTests(SubmitTestCase):
             self.assertEqual(self.submit().stdout, b"41\n")
             self.node.forget_calls()
 
+    def test_disk_is_full_again(self) -> None:
+        """Of an attempt in doubt all stays as it was: its job may be about to begin."""
+        self.submit()
+        before = self.node.files()
+        self.node.forget_calls()
+        for path in ("submit/x/new/node.sh", "submit/x/new/number", "submit/x/new/intent"):
+            self.fill(path)
+            self.assertEqual(self.submit(attempt="a2").status, Status.NO_FOLDER, path)
+            self.assertEqual(self.node.files(), before, path)
+            self.assertEqual((self.submission / "node.sh").read_bytes(), _NODE, path)
+        self.assertEqual(self.node.calls("sbatch"), [])
+
     def test_number_cannot_be_led(self) -> None:
         """Without it nobody finds an interactive job: nothing is submitted."""
         self.fill("numbers/7")
@@ -462,11 +486,13 @@ class RefusedTests(SubmitTestCase):
         self.assertEqual(self.node.calls("sbatch"), [])
 
     def test_cannot_be_brought_to_its_place(self) -> None:
-        """Where mv comes half-way nothing is submitted, and nothing of it stays."""
+        """Where mv comes half-way nothing is submitted, and the job is still looked for."""
+        self.node.write("submit/x/intent", "a1\n")
         self.node.write("submit/x/node.sh/in-the-way", "")
-        self.assertEqual(self.submit().status, Status.NO_FOLDER)
+        self.assertEqual(self.submit(attempt="a2").status, Status.NO_FOLDER)
         self.assertEqual(self.node.calls("sbatch"), [])
-        self.assertEqual(self.node.files(self.submission), {"lock", "node.sh/in-the-way"})
+        self.assertTrue((self.submission / "intent").exists())
+        self.assertFalse((self.submission / "new").exists())
 
     def fill(self, path: str) -> None:
         """What is written to this path meets a full disk."""
@@ -478,7 +504,7 @@ class RefusedTests(SubmitTestCase):
         """A home that fills up just then does not lose the job: its id is answered all the same."""
         self.node.stub(
             "sbatch",
-            f"ln -s /dev/full '{self.submission}/new/jobid.a1'; echo 41",
+            f"ln -s /dev/full '{self.submission}/jobid.a1'; echo 41",
         )
         result = self.submit()
         self.assertEqual((result.status, result.stdout), (0, b"41\n"))
