@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from attrs import frozen
 
 from jarvice_slurmd.errors import JobStillRunningError, SlurmUnavailableError
 from jarvice_slurmd.slurm.output import NAME_PREFIX, PostMortem, QueueEntry
 from jarvice_slurmd.slurm.states import CANCELLED, FAILED, LOST, JobState, Phase
 
+
 #: Exit statuses of a process that SIGKILL or SIGTERM ended (128 + n).
-_KILLED = frozenset({137, 143})
+_KILLED: Final = frozenset({137, 143})
 
 
 @frozen(kw_only=True)
@@ -61,6 +64,9 @@ def judge(name: str, entry: QueueEntry | None, found: PostMortem) -> End | None:
 
 
 def _cancelled_or(state: JobState, found: PostMortem) -> JobState:
-    # A job that is killed at once fails before Slurm is told that it is cancelled.
-    killed = found.exit is None or found.exit[1] in _KILLED
-    return CANCELLED if state is FAILED and found.cancelled is not None and killed else state
+    # A job that is killed at once fails before Slurm is told that it is cancelled. The clocks of
+    # login and compute node may differ, so what killed it speaks too.
+    if state is not FAILED or found.cancelled is None or found.exit is None:
+        return CANCELLED if state is FAILED and found.cancelled is not None else state
+    _, code, _, end = found.exit
+    return CANCELLED if code in _KILLED or end >= found.cancelled else state

@@ -167,8 +167,8 @@ class CancelledTests(SynchronousTestCase):
     """A killed job fails before Slurm is told that it is cancelled."""
 
     def test_killed_at_once(self) -> None:
-        """FAILED after a note, without a record or with that of a kill, is CANCELLED."""
-        for exit in (None, (_FAILED, 137, 1, 2), (_FAILED, 143, 1, 2)):
+        """FAILED after a note, without a record, by a kill, or no earlier, is CANCELLED."""
+        for exit in (None, (_FAILED, 137, 1, 2), (_FAILED, 143, 1, 2), (_FAILED, 1, 1, 5)):
             found = _found(cancelled=5, exit=exit)
             end = judge("x", _entry(_FAILED), found)
             self.assertEqual(end and end.state, _CANCELLED, exit)
