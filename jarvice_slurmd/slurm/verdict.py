@@ -10,7 +10,6 @@ from jarvice_slurmd.errors import JobStillRunningError, SlurmUnavailableError
 from jarvice_slurmd.slurm.output import NAME_PREFIX, PostMortem, QueueEntry
 from jarvice_slurmd.slurm.states import CANCELLED, FAILED, LOST, JobState, Phase
 
-
 #: Exit statuses of a process that SIGKILL or SIGTERM ended (128 + n).
 _KILLED: Final = frozenset({137, 143})
 
