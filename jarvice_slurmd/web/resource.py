@@ -13,7 +13,7 @@ from typing import Final
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 from twisted.web import http, server
 from twisted.web.resource import Resource
@@ -78,9 +78,13 @@ def answer_for(error: JarviceSlurmdError) -> Answer:
 
 
 class ApiRequest(server.Request):
-    """A request whose body is bounded: what is over the bound is answered 413 at once."""
+    """A request whose body is bounded: in bytes, else it is answered 413, and in time, else 408."""
 
     max_body_bytes: int = 64 * 1024 * 1024
+    # Less than the silence after which a connection is closed (Site's 60 s): this has words.
+    body_seconds: float = 55.0
+    clock: IReactorTime
+    _late: IDelayedCall | None = None
 
     def gotLength(self, length: int | None) -> None:
         """The headers are in; refuse a body that says it is too large before reading it."""
@@ -88,9 +92,11 @@ class ApiRequest(server.Request):
         self._refused = False
         if length is not None and length > self.max_body_bytes:
             self.content = BytesIO()
-            self._refuse()
-        else:
-            super().gotLength(length)  # type: ignore[no-untyped-call]
+            self._refuse_size()
+            return
+        super().gotLength(length)  # type: ignore[no-untyped-call]
+        if length != 0:
+            self._late = self.clock.callLater(self.body_seconds, self._refuse_slowness)
 
     def handleContentChunk(self, data: bytes) -> None:
         """A part of the body is in."""
@@ -98,18 +104,38 @@ class ApiRequest(server.Request):
         if self._refused:
             return
         if self._received > self.max_body_bytes:
-            self._refuse()
+            self._refuse_size()
         else:
             super().handleContentChunk(data)  # type: ignore[no-untyped-call]
 
-    def _refuse(self) -> None:
+    def connectionLost(self, reason: Failure) -> None:
+        """The caller has gone, perhaps in the middle of its body."""
+        self._stop_waiting()
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None and self._late.active():
+            self._late.cancel()
+
+    def _refuse_size(self) -> None:
+        self._refuse(
+            "413 Content Too Large", f"the body is larger than {self.max_body_bytes} bytes"
+        )
+
+    def _refuse_slowness(self) -> None:
+        sentence = f"the body did not come within {self.body_seconds:g} s"
+        self._refuse("408 Request Timeout", sentence)
+
+    def _refuse(self, status: str, sentence: str) -> None:
         self._refused = True
-        answer = error_answer(413, f"the body is larger than {self.max_body_bytes} bytes")
+        self._stop_waiting()
+        answer = error_answer(int(status[:3]), sentence)
         head = (
-            "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n"
+            f"HTTP/1.1 {status}\r\nConnection: close\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(answer.body)}\r\n\r\n"
         )
         self.channel.write(head.encode("ascii") + answer.body)
+        self.channel.setTimeout(None)
         self.channel.loseConnection()
 
     def body(self) -> bytes:
@@ -120,6 +146,7 @@ class ApiRequest(server.Request):
 
     def process(self) -> None:
         """Hand a complete request to its resource."""
+        self._stop_waiting()
         if not self._refused:
             super().process()  # type: ignore[no-untyped-call]
 

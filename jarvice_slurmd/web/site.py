@@ -94,6 +94,7 @@ def make_site(
         pass
 
     BoundedRequest.max_body_bytes = max_body_bytes
+    BoundedRequest.clock = reactor
     site = Site(root, requestFactory=BoundedRequest, reactor=reactor, parsePOSTFormSubmission=False)
     site.displayTracebacks = False
     return site

@@ -26,6 +26,11 @@ T = TypeVar("T")
 #: Numbers of jobs and nodes are sane below this; Slurm's own are 32 bits wide.
 _MOST: Final = 2**31 - 1
 
+#: Escaped characters in a form, and separators in its JSON: what costs time and memory out of
+#: proportion to a body's size. A job's text of 10 MB has 300,000 escapes and a dozen separators.
+_MAX_ESCAPES: Final = 1_000_000
+_MAX_SEPARATORS: Final = 250_000
+
 Args = Mapping[str, object]
 
 
@@ -37,6 +42,8 @@ def parse_args(content_type: str | None, body: bytes) -> Args:
             f"the body is {kind or 'of no type'}; it must be application/x-www-form-urlencoded "
             "with one field, args, that holds a JSON object"
         )
+    if body.count(b"%") > _MAX_ESCAPES:
+        raise InvalidArgumentsError(f"the form has over {_MAX_ESCAPES} escaped characters")
     try:
         fields = parse_qs(body, max_num_fields=100, keep_blank_values=True)
     except ValueError:
@@ -44,6 +51,8 @@ def parse_args(content_type: str | None, body: bytes) -> Args:
     values = fields.get(b"args", [])
     if len(values) != 1:
         raise InvalidArgumentsError(f"the form has {len(values)} fields named args; it needs one")
+    if sum(map(values[0].count, (b",", b":", b"[", b"{"))) > _MAX_SEPARATORS:
+        raise InvalidArgumentsError(f"args has over {_MAX_SEPARATORS} values or separators")
     try:
         args = json.loads(values[0].decode("utf-8"))
     except (ValueError, RecursionError) as error:

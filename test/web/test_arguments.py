@@ -8,6 +8,8 @@ from urllib.parse import quote, urlencode
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jarvice_slurmd.errors import InvalidArgumentsError
+from jarvice_slurmd.web.wire import parse_args
 from test.properties import property_test
 from test.web.caller import FORM, ApiTestCase, Response, form
 from test.web.questions import REF, SUBMIT
@@ -102,6 +104,18 @@ class BodyTests(ArgumentTestCase):
         for body in (b"", b"x=y", b"Args={}", b"args={}&args={}", b"&" * 500, b"x=y&" * 500):
             for target in self.targets:
                 self.assert_refused(self.call("POST", target, {"Content-Type": FORM}, body))
+
+    def test_bombs(self) -> None:
+        """What would cost seconds and gigabytes to read is refused without being read."""
+        for body, words in (
+            (b"args=" + b"%41" * 1_100_000, "escaped characters"),
+            (b"args=[" + b"[]," * 300_000 + b"1]", "values or separators"),
+            (b'args={"a":' + b"[" * 90_000, "not JSON"),
+            (b'args={"a":' + b"9" * 90_000 + b"}", "not JSON"),
+        ):
+            with self.assertRaises(InvalidArgumentsError) as refused:
+                parse_args(FORM, body)
+            self.assertIn(words, str(refused.exception))
 
     def test_no_json(self) -> None:
         """args that are no JSON, no UTF-8, no object, or nested without end."""

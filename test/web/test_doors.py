@@ -126,6 +126,30 @@ class DoorTests(ApiTestCase):
             self.assertTrue(connection.ended, half)
         self.assertEqual(self.scheduler.calls, [])
 
+    def test_dripping_body(self) -> None:
+        """A body that comes a byte at a time is refused with a sentence, and not waited for."""
+        connection = self.connect()
+        head = f"POST /submit HTTP/1.1\r\nContent-Type: {FORM}\r\nContent-Length: 5000\r\n\r\n"
+        connection.send(head.encode())
+        for _ in range(13):
+            connection.send(b"a")
+            self.clock.advance(5)
+        response = connection.receive()
+        assert response is not None
+        self.assert_error(response, 408, "did not come within 55 s")
+        self.assertTrue(connection.ended)
+        self.assertEqual(self.scheduler.calls, [])
+
+    def test_body_in_time(self) -> None:
+        """What came in time is not late afterwards."""
+        connection = self.connect()
+        connection.request("POST", "/online", {"Content-Type": FORM}, form({"host": "n1"}))
+        response = connection.receive()
+        self.clock.advance(3)
+        self.assertEqual(response and response.status, 200)
+        connection.leave()
+        self.assertEqual([call for call in self.clock.getDelayedCalls() if call.active()], [])
+
     def test_slow_cluster(self) -> None:
         """A caller who waits for the cluster is not taken for one."""
         self.scheduler.hold = Deferred()
