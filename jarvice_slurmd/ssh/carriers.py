@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -84,6 +84,8 @@ class Carriers:
     _members: list[Carrier] = field(factory=list, init=False)
     _waiters: list[_Waiter] = field(factory=list, init=False)
     _attempt: Deferred[None] | None = field(default=None, init=False)
+    # The end of the last connection that was given up before it carried anything.
+    _abandoned: Deferred[None] = field(factory=lambda: succeed(None), init=False)
     _retry: IDelayedCall | None = field(default=None, init=False)
     _failures: int = field(default=0, init=False)
     _last_error: str = field(default="the attempt to connect has not ended yet", init=False)
@@ -113,7 +115,8 @@ class Carriers:
         if self._attempt is not None:
             self._attempt.cancel()
         self._refuse_waiters("the daemon is shutting down")
-        await DeferredList([self._close(m) for m in self._members])
+        closing = [self._end(member.connection) for member in self._members]
+        await DeferredList([*closing, self._abandoned])
 
     def with_room(self, *, sessions: bool) -> Deferred[Carrier]:
         """Fires with a connection that can take one more tunnel.
@@ -174,6 +177,13 @@ class Carriers:
 
     async def _add(self) -> None:
         connection = await self._connect()
+        try:
+            await self._join(connection)
+        except BaseException:
+            self._abandoned = self._end(connection)
+            raise
+
+    async def _join(self, connection: FlowConnection) -> None:
         # sshd delays small packets until a connection has had a session (TRAPS, Nagle). The probe
         # comes back after the session's confirmation, so what follows it finds the delay gone.
         invocation = render_invocation(b"", nonce=make_nonce(), seconds=60)
@@ -262,11 +272,11 @@ class Carriers:
         member.idle = None
         if not member.tunnels and self.size > 1:
             member.is_closing = True
-            self._close(member)
+            self._end(member.connection)
 
-    def _close(self, member: Carrier) -> Deferred[None]:
+    def _end(self, connection: FlowConnection) -> Deferred[None]:
         late = self._clock.callLater(
-            _CLOSE_PATIENCE, member.connection.abort, "the login node did not end the connection"
+            _CLOSE_PATIENCE, connection.abort, "the login node did not end the connection"
         )
         gone: Deferred[None] = Deferred()
 
@@ -276,6 +286,6 @@ class Carriers:
             gone.callback(None)
             return reason
 
-        member.connection.lost.addCallback(lost)
-        member.connection.close()
+        connection.lost.addCallback(lost)
+        connection.close()
         return gone
