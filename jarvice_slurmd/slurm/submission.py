@@ -12,10 +12,11 @@ What makes it once:
   anything, or is cancelled before.
 
 What makes it quick: a program costs the login node about as much as all of the shell's own work, so
-a first attempt starts four beside sbatch. What ends stdin is compared instead of sizes. As long as
-there is no intent no job can read what is written, so it is written where it belongs; a later
-attempt makes it in `new/` and brings it to its place at once. sbatch reads its script not from a
-file but from this text, which the link runs whole or not at all.
+a first attempt starts three beside sbatch. What ends stdin is compared instead of sizes. As long as
+there is no intent there is no job that could read what is written, and after it none but the
+attempt's own that could note a job id: so a first attempt writes where the files belong. A later
+one makes them in `new/`, brings them to their places at once, and links its job id. sbatch reads
+its script not from a file but from this text, which the link runs whole or not at all.
 """
 
 from __future__ import annotations
@@ -87,8 +88,17 @@ if [ -s number ]; then
         exit {Status.OTHER_JOB}
     fi
 fi
-# The staged file has a name of its own: once linked it is the job id, and not to be written again.
+# Write a file that is not there.
+create() {{
+    set -C
+    printf '%s\\n' "$2" 2>/dev/null >"$1"
+    set -- "$?"
+    set +C
+    return "$1"
+}}
+# The linked file has a name of its own: it is the job id then, and not to be written again.
 note() {{
+    [ "$made" ] || ! create jobid "$1" || return 0
     echo "$1" >jobid.{attempt} || return
     ln jobid.{attempt} jobid 2>/dev/null || [ -s jobid ] || mv -f jobid.{attempt} jobid
 }}
@@ -112,11 +122,7 @@ if [ -s jobid ]; then
 fi
 # The number leads to the name: made where it leads nowhere, else replaced in one step.
 lead() {{
-    set -C
-    printf '%s\\n' {quote(name)} 2>/dev/null >"$root/numbers/{number}"
-    led=$?
-    set +C
-    [ "$led" -ne 0 ] || return 0
+    create "$root/numbers/{number}" {quote(name)} && return
     printf '%s\\n' {quote(name)} >"$root/numbers/{number}.{attempt}" &&
         mv -f "$root/numbers/{number}.{attempt}" "$root/numbers/{number}"
 }}

@@ -84,7 +84,7 @@ class FirstTimeTests(SubmitTestCase):
         self.assertEqual((self.node.folder / "batch").read_text(), _BATCH)
         self.assertEqual(
             self.node.files(self.submission),
-            {"lock", "node.sh", "number", "intent", "jobid", "jobid.a1"},
+            {"lock", "node.sh", "number", "intent", "jobid"},
         )
 
     def test_large_texts(self) -> None:
@@ -117,7 +117,7 @@ class FirstTimeTests(SubmitTestCase):
         """It is quick because it starts few programs: where there are only these it works."""
         programs = self.node.folder / "programs"
         programs.mkdir()
-        for program in ("mkdir", "flock", "head", "ln"):
+        for program in ("mkdir", "flock", "head"):
             (programs / program).symlink_to(f"/usr/bin/{program}")
         (programs / "sbatch").write_text("#!/bin/sh\necho 41\n")
         (programs / "sbatch").chmod(0o755)
@@ -160,6 +160,12 @@ class FirstTimeTests(SubmitTestCase):
         """A job that starts before sbatch has ended writes its id itself; it is not spoilt."""
         self.node.stub("sbatch", f"echo 43 >'{self.submission}/jobid'; echo 43")
         self.assertEqual(self.submit().stdout, b"43\n")
+
+    def test_job_begins_meanwhile(self) -> None:
+        """One that is about to write its id when sbatch has ended has left an empty file."""
+        self.node.stub("sbatch", f": >'{self.submission}/jobid'; echo 43")
+        self.assertEqual(self.submit().stdout, b"43\n")
+        self.assertEqual((self.submission / "jobid").read_text(), "43\n")
 
     def test_users_settings(self) -> None:
         """What the user has set for squeue does not change what we read."""
@@ -346,7 +352,7 @@ class AroundProgramsTests(SubmitTestCase):
                 shutil.rmtree(self.node.root, ignore_errors=True)
                 self.node.forget_calls()
                 self.node.stub("squeue")
-                if program == "mv":
+                if program in ("ln", "mv"):
                     self.node.write("submit/x/intent", "a0\n")
                 self.node.stub(program, fault)
                 self.assertNotEqual(self.submit().status, 0, fault)
@@ -504,7 +510,7 @@ class RefusedTests(SubmitTestCase):
         """A home that fills up just then does not lose the job: its id is answered all the same."""
         self.node.stub(
             "sbatch",
-            f"ln -s /dev/full '{self.submission}/jobid.a1'; echo 41",
+            f"cd '{self.submission}' && ln -s /dev/full jobid && ln -s jobid jobid.a1; echo 41",
         )
         result = self.submit()
         self.assertEqual((result.status, result.stdout), (0, b"41\n"))
