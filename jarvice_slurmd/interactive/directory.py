@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -17,13 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from jarvice_slurmd.errors import ForwardingRefusedError, JarviceSlurmdError, TunnelError
-from jarvice_slurmd.interactive.address import (
-    ingress_path,
-    names_its_prefix,
-    render_help,
-    render_url,
-    service_path,
-)
+from jarvice_slurmd.interactive.address import render_help, render_url
 from jarvice_slurmd.interactive.interfaces import (
     IJobDirectory,
     Service,
@@ -31,17 +24,14 @@ from jarvice_slurmd.interactive.interfaces import (
     Unknown,
     Waiting,
 )
-from jarvice_slurmd.interactive.probe import Place, ServiceProbe
+from jarvice_slurmd.interactive.probe import ServiceProbe
 from jarvice_slurmd.interactive.records import RecordFinder
 from jarvice_slurmd.interactive.routing import JobsDomain
+from jarvice_slurmd.interactive.services import ServiceFinder
 from jarvice_slurmd.interactive.shared import Shared
 from jarvice_slurmd.interfaces import IJobInfo, IRemoteShell
 from jarvice_slurmd.jobs.model import JobInfo, JobRef
-from jarvice_slurmd.slurm.interactive import (
-    InteractiveRecord,
-    parse_prefix,
-    render_settle_prefix,
-)
+from jarvice_slurmd.slurm.interactive import InteractiveRecord
 from jarvice_slurmd.slurm.output import QueueEntry
 from jarvice_slurmd.slurm.states import Phase
 from jarvice_slurmd.snapshot import QueueSnapshot
@@ -72,12 +62,14 @@ V = TypeVar("V")
 class _Job:
     """What this process remembers of an interactive job; times are the clock's.
 
-    `read_at` is when the record was read, `confirmed_at` when Slurm last said that the job runs,
-    `tried_at` when its service was last asked.
+    `hostlist` is Slurm's, of the nodes on which it runs. `read_at` is when the record was read,
+    `confirmed_at` when Slurm last said that the job runs, `tried_at` when its service was last
+    asked.
     """
 
     record: InteractiveRecord
     read_at: float
+    hostlist: str = ""
     reaching: Shared[None] = field(init=False)
     looking: Shared[None] = field(init=False)
     service: Service | None = None
@@ -106,14 +98,12 @@ class JobDirectory:
         root: str,
         announce: Callable[[str, int], object],
     ) -> None:
-        self._shell = shell
         self._snapshot = snapshot
-        self._probe = probe
         self._clock = clock
         self._domain = domain
-        self._root = root
         self._announce = announce
         self._finder = RecordFinder(shell, root, clock)
+        self._services = ServiceFinder(shell=shell, probe=probe, domain=domain, root=root)
         self._jobs: dict[int, _Job] = {}
         self._unknown: dict[int, float] = {}
 
@@ -201,6 +191,7 @@ class JobDirectory:
                 self._forget(record.number)
         elif entry.state.phase is Phase.RUNNING:
             job.confirmed_at = view.asked_at
+            job.hostlist = entry.hostlist
         elif entry.state.phase is Phase.QUEUED:
             job.service = None
         return entry
@@ -213,28 +204,21 @@ class JobDirectory:
             return
         if not self._within(job.read_at, ASK_AGAIN_SECONDS):
             await self._read_again(job)
-        address = job.record.service
-        if address is None:
-            job.tried_at = self._clock.seconds()
-            return
-        # By its address Slurm itself reaches the node; its name need not resolve on the login node.
-        for host in dict.fromkeys((address.address, address.node)):
-            try:
-                service = await self._settle(job.record, host, address.port)
-            except TunnelError as error:
-                _log.debug("Job %d at %s:%d: %s", job.record.number, host, address.port, error)
-                job.trouble = str(error) if isinstance(error, ForwardingRefusedError) else ""
-                job.tried_at = self._clock.seconds()
-                continue
+        try:
+            service = await self._services.find(job.record, job.hostlist)
+        except TunnelError as error:
+            _log.debug("Job %d: %s", job.record.number, error)
+            job.trouble = str(error) if isinstance(error, ForwardingRefusedError) else ""
+            service = None
+        if service is not None:
             # What the job left before its service answered (URL, help, password) is whole now.
             await self._read_again(job)
-            job.trouble = ""
-            job.tried_at = self._clock.seconds()
-            job.service = service
-            if not job.announced:
-                job.announced = True
-                self._announce(address.node, address.port)
-            return
+        job.tried_at = self._clock.seconds()
+        job.service = service
+        said = job.record.service
+        if service is not None and said is not None and not job.announced:
+            job.announced = True
+            self._announce(said.node, said.port)
 
     async def _read_again(self, job: _Job) -> None:
         """Read the record anew: what the job has left since."""
@@ -242,34 +226,6 @@ class JobDirectory:
         job.read_at = self._clock.seconds()
         if record is not None and record.jobid == job.record.jobid:
             job.record = record
-
-    async def _settle(self, record: InteractiveRecord, host: str, port: int) -> Service:
-        """The service, once it has answered; whether its prefix is taken off is noted for all."""
-        place = Place(host=host, port=port, name=urlsplit(self._domain.url(record.number)).netloc)
-        path = service_path(self._domain, record)
-        prefix = ingress_path(self._domain, record.number)
-        if not prefix:
-            await self._probe.answers(place, f"/{path}")
-            return Service(host=host, port=port)
-        strip = record.strip_prefix
-        if record.about.wants_prefix is not None:
-            strip = not record.about.wants_prefix
-        elif strip is None and names_its_prefix(record):
-            strip = False
-        if strip is not None:
-            await self._probe.answers(place, f"/{path}" if strip else f"/{prefix}/{path}")
-            return Service(host=host, port=port, strip_prefix=strip)
-        strip = await self._probe.serves_at_root(place, f"/{prefix}", path)
-        try:
-            noted = await self._shell.run(
-                render_settle_prefix(root=self._root, jobid=record.jobid, strip=strip)
-            )
-        except JarviceSlurmdError as error:
-            _log.warning("Could not note the prefix of job %d: %s", record.number, error)
-        else:
-            settled = parse_prefix(noted.stdout.decode("ascii", "replace"))
-            strip = strip if settled is None else settled
-        return Service(host=host, port=port, strip_prefix=strip)
 
     async def _look(self, job: _Job) -> None:
         """See whether the port of a service that answered once is still open.
@@ -279,9 +235,8 @@ class JobDirectory:
         service = job.service
         if service is None:
             return
-        place = Place(host=service.host, port=service.port, name="")
         try:
-            await self._probe.is_open(place)
+            await self._services.look(service)
         except TunnelError:
             job.service = None if job.service is service else job.service
         job.tried_at = self._clock.seconds()

@@ -7,13 +7,14 @@ import binascii
 import json
 import re
 from collections.abc import Iterable, Mapping
+from shlex import quote
 from typing import Final
 
 from attrs import frozen
 
 from jarvice_slurmd.errors import InvalidArgumentsError
 from jarvice_slurmd.jobs.model import Interactive
-from jarvice_slurmd.slurm.commands import Status, render_folder_check
+from jarvice_slurmd.slurm.commands import NEUTRAL, Status, render_folder_check
 from jarvice_slurmd.slurm.output import is_jobid
 
 #: In the submission's folder, and the bytes of each that are read.
@@ -42,16 +43,22 @@ _MAX_URL: Final = 2000
 _MAX_HELP: Final = 10_000
 
 _NUMBER = re.compile(r"\d{1,18}\Z", re.ASCII)
-_SERVICE = re.compile(r"(\d{1,5}) ([A-Za-z0-9._-]{1,255}) ([A-Za-z0-9._:-]{1,255})\Z", re.ASCII)
+_SERVICE = re.compile(r"(\d{1,5}) ([A-Za-z0-9][A-Za-z0-9._-]{0,254})(?: |\Z)", re.ASCII)
+_NODE_ADDRESS = re.compile(r"(?:^|\s)NodeAddr=([A-Za-z0-9.:-]{1,255})(?=\s|$)")
+
+#: A job may not say that its service is one of its node's own.
+_FIRST_PORT: Final = 1024
 
 
 @frozen(kw_only=True)
 class ServiceAddress:
-    """Where a job's service listens: a port, its node's name, and the node's address in Slurm."""
+    """Where a job says that its service listens: a port of the node of that name.
+
+    A job says it, and could say anything: that the node is its own has to be asked of Slurm.
+    """
 
     port: int
     node: str
-    address: str
 
 
 @frozen(kw_only=True)
@@ -131,6 +138,17 @@ exec cat prefix
 """
 
 
+def render_node(node: str) -> str:
+    """What Slurm's controller knows of a node."""
+    return f"{NEUTRAL}exec scontrol -o show node {quote(node)}\n"
+
+
+def parse_node_address(stdout: bytes) -> str | None:
+    """The node's NodeAddr: how Slurm itself reaches it (slurm.conf(5)); None when it isn't told."""
+    match = _NODE_ADDRESS.search(stdout.decode("utf-8", "replace"))
+    return match and match[1]
+
+
 def parse_interactive_records(stdout: bytes) -> Mapping[int, InteractiveRecord]:
     """Read what `render_find_interactive` printed: the interactive jobs among those asked for.
 
@@ -177,10 +195,11 @@ def parse_prefix(text: str) -> bool | None:
 
 
 def _parse_service(text: str) -> ServiceAddress | None:
+    # What stands behind the node's name is for people to read.
     match = _SERVICE.match(text)
-    if match is None or not 0 < int(match[1]) < 65536:
+    if match is None or not _FIRST_PORT <= int(match[1]) < 65536:
         return None
-    return ServiceAddress(port=int(match[1]), node=match[2], address=match[3])
+    return ServiceAddress(port=int(match[1]), node=match[2])
 
 
 def _parse_about(text: str) -> Interactive | None:

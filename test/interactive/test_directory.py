@@ -46,7 +46,8 @@ T = TypeVar("T")
 
 NAME = "20260101000000-ABCDE-app-user_s1"
 REF = JobRef(name=NAME, number=7, jobid="70")
-SERVICE = "20007 n1 10.0.0.1"
+# What a job writes of its node's address is for people: Slurm's own word is 10.0.0.1.
+SERVICE = "20007 n1 192.0.2.1"
 AT_ROOT = Service(host="10.0.0.1", port=20007, strip_prefix=True)
 UNDER_PREFIX = Service(host="10.0.0.1", port=20007)
 FIND = "tell()"
@@ -65,6 +66,8 @@ class DirectoryTestCase(SynchronousTestCase):
         self.shell.answer("squeue", lambda: self.queue.encode())
         self.shell.answer(FIND, lambda: self.records)
         self.shell.answer(SETTLE, b"strip\n")
+        self.shell.answer("show node n1", b"NodeName=n1 NodeAddr=10.0.0.1 NodeHostName=n1\n")
+        self.shell.answer("show node n2", b"NodeName=n2 NodeAddr=10.0.0.2 NodeHostName=n2\n")
         self.services = FakeServices(self.clock)
         self.announced: list[tuple[str, int]] = []
         self.directory = self.make_directory()
@@ -235,6 +238,26 @@ class ServiceTests(DirectoryTestCase):
         self.serve(host="n1")
         self.assertEqual(self.resolve(), Service(host="n1", port=20007, strip_prefix=True))
         self.assertEqual([host for host, _ in self.services.opened], ["10.0.0.1", "n1"])
+
+    def test_nodes_are_hidden(self) -> None:
+        """Where Slurm does not tell a node's address (PrivateData) its name has to do."""
+        self.shell.refuse("show node", 1, b"Node n1 not found")
+        self.serve(host="n1")
+        self.assertEqual(self.resolve(), Service(host="n1", port=20007, strip_prefix=True))
+        self.assertEqual(self.services.opened[0], ("n1", 20007))
+
+    def test_only_its_own_node(self) -> None:
+        """A job that says its service is elsewhere leads nowhere, nor does a port of the node's."""
+        self.services.answers = {
+            (host, port): at_root for host in ("n2", "10.0.0.2", "login") for port in (22, 20007)
+        }
+        for said in ("20007 n2 n2", "20007 login login", "22 n1 n1", "20007 10.0.0.2 n1"):
+            self.records = printed(NAME, 7, "70", service=said)
+            self.assertIsInstance(self.resolve(), Waiting, said)
+        self.queue = self.line("R").replace("|n1|", "|n[1-2]|")
+        self.records = printed(NAME, 7, "70", service="20007 n2 n2")
+        self.assertIsInstance(self.resolve(), Waiting)
+        self.assertEqual(self.services.opened, [])
 
     def test_under_prefix(self) -> None:
         """An application that knows its prefix keeps it, and that is noted for all."""

@@ -17,9 +17,11 @@ from jarvice_slurmd.slurm.interactive import (
     InteractiveRecord,
     ServiceAddress,
     parse_interactive_records,
+    parse_node_address,
     parse_prefix,
     render_find_interactive,
     render_interactive,
+    render_node,
     render_settle_prefix,
 )
 from test.properties import names, property_test
@@ -82,7 +84,7 @@ class FindTests(SandboxTestCase):
                     number=7,
                     jobid="70",
                     about=JUPYTER,
-                    service=ServiceAddress(port=20007, node="n1", address="127.100.1.11"),
+                    service=ServiceAddress(port=20007, node="n1"),
                     strip_prefix=False,
                     url="https://%PUBLICADDR%:5902/%BASEURL%/lab?a=b",
                     help="<p>Ünïcode, \"quotes\", 'these' too,\nand lines</p>",
@@ -200,6 +202,29 @@ class SettleTests(SandboxTestCase):
                 render_settle_prefix(root=ROOT, jobid=jobid, strip=True)
 
 
+class NodeTests(SandboxTestCase):
+    """`render_node`, `parse_node_address`."""
+
+    def test_asked(self) -> None:
+        """Slurm is asked for that node alone, in one line."""
+        self.sandbox.stub("scontrol", "echo NodeName=n1 NodeAddr=10.0.0.1 NodeHostName=n1 Port=1")
+        result = self.sandbox.run(render_node("n1 $(x)"))
+        self.assertEqual(self.sandbox.calls("scontrol"), [["-o", "show", "node", "n1 $(x)"]])
+        self.assertEqual(parse_node_address(result.stdout), "10.0.0.1")
+
+    def test_read(self) -> None:
+        """What is no address is none."""
+        self.assertEqual(parse_node_address(b"NodeName=x NodeAddr=fe80::1\n"), "fe80::1")
+        for said in (
+            b"",
+            b"Node x not found\n",
+            b"NodeAddr=\n",
+            b"XNodeAddr=1\n",
+            b"NodeAddr=a/b\n",
+        ):
+            self.assertIsNone(parse_node_address(said), said)
+
+
 class ParseTests(SynchronousTestCase):
     """What can't be read is as if it were not there."""
 
@@ -209,12 +234,15 @@ class ParseTests(SynchronousTestCase):
         for text, good in {
             "5902 n1 10.0.0.1": True,
             "5902 node-1.x fe80::1": True,
+            "5902 n1": True,
+            "1023 n1 n1": False,
             "0 n1 n1": False,
             "65536 n1 n1": False,
-            "5902 n1": False,
-            "5902 n1 n1 n1": False,
-            "5902 n1 a;b": False,
-            "5902 n1 a/b": False,
+            "5902 -n n1": False,
+            "5902 a;b n1": False,
+            "5902 a/b n1": False,
+            "5902 10.0.0.1:22 n1": False,
+            "5902": False,
             "": False,
         }.items():
             lines = {"name": "x", "number": "1", "jobid": "2", "service": text}
