@@ -113,8 +113,8 @@ class ReplicaTests(OutageTestCase):
 
     async def test_killed_and_nothing_left(self) -> None:
         """What a killed daemon had running on the login node ends there too."""
-        begun = self.wrap("squeue", 'touch "$begun"; exec sleep 7654321')
         brief = await self.start_replica(JARVICE_SLURM_COMMAND_TIMEOUT="2")
+        begun = self.wrap("squeue", 'touch "$begun"; exec sleep 7654321')
         asking = Deferred.fromCoroutine(brief.client.get("/running"))
         await self.until_exists(begun)
         await brief.kill()
