@@ -11,7 +11,7 @@ from attrs import field, frozen
 from jarvice_slurmd.errors import InvalidArgumentsError
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*\Z", re.ASCII)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _BOOLEANS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 #: sbatch options that are ours to set, that would run something else than the job, or run it where
