@@ -48,8 +48,8 @@ class ReceiveWindow:
     """How much a far end may send before its reader has taken what came (RFC 4254 §5.2).
 
     It begins small and doubles, up to `largest`, as often as the reader has taken a whole window
-    without a pause: a stream that moves gets what it needs over any distance, and one that
-    stands costs little. All in bytes.
+    and has little left to take: a stream whose reader keeps up gets what it needs over any
+    distance, and one whose reader does not costs little. All in bytes.
     """
 
     size: int
@@ -57,21 +57,18 @@ class ReceiveWindow:
     _taken: int = field(default=0, init=False)
     _owed: int = field(default=0, init=False)
 
-    def credit(self, taken: int) -> int:
-        """The reader took so many: how many to grant the far end now, perhaps none yet."""
+    def credit(self, taken: int, waiting: int) -> int:
+        """The reader took so many, and so many wait for it: how many to grant the far end now."""
         self._owed += taken
         self._taken += taken
-        if self._taken >= self.size and self.size < self.largest:
-            growth = min(self.size, self.largest - self.size)
-            self.size += growth
-            self._owed += growth
+        if self._taken >= self.size:
             self._taken = 0
+            if waiting <= self.size // 2:
+                growth = min(self.size, self.largest - self.size)
+                self.size += growth
+                self._owed += growth
         # An eighth: granting at half the window would halve the speed over a distance.
         if self._owed < self.size // 8:
             return 0
         granted, self._owed = self._owed, 0
         return granted
-
-    def paused(self) -> None:
-        """The reader does not keep up: the window is large enough as it is."""
-        self._taken = 0

@@ -70,6 +70,7 @@ class TunnelChannel(SendingChannel):
         # In
         self._window = ReceiveWindow(FIRST_WINDOW, largest_window)
         self._pending: deque[bytes] = deque()
+        self._waiting = 0
         self._is_paused = False
         self._is_delivering = False
         self._eof_came = False
@@ -154,6 +155,7 @@ class TunnelChannel(SendingChannel):
             self.grant(len(data))
         elif self._is_paused or self._pending or self._is_delivering:
             self._pending.append(data)
+            self._waiting += len(data)
         else:
             self._is_delivering = True
             try:
@@ -181,7 +183,7 @@ class TunnelChannel(SendingChannel):
             self._end = Failure(self._why_ended())
         self._outbox.clear()
         if self.conn.is_lost or self.disconnecting:
-            self._pending.clear()
+            self._drop()
         self._is_gone = True
         self.ended.callback(None)
         self._deliver()
@@ -201,6 +203,7 @@ class TunnelChannel(SendingChannel):
         try:
             while self._pending and not self._is_paused and self._protocol is not None:
                 data = self._pending.popleft()
+                self._waiting -= len(data)
                 self.grant(len(data))
                 self._protocol.dataReceived(data)
         finally:
@@ -212,9 +215,13 @@ class TunnelChannel(SendingChannel):
         if self._is_gone:
             self._tell_lost()
 
+    def _drop(self) -> None:
+        self._pending.clear()
+        self._waiting = 0
+
     def grant(self, taken: int) -> None:
         """So much was read: allow the far end as much more, now or with more to come."""
-        granted = self._window.credit(taken)
+        granted = self._window.credit(taken, self._waiting)
         if granted and self._end is None:
             self.conn.adjustWindow(self, granted)
 
@@ -230,7 +237,7 @@ class TunnelChannel(SendingChannel):
 
     def _tell_lost(self) -> None:
         """Tell the protocol, once, that it is over."""
-        self._pending.clear()
+        self._drop()
         self.stop_sending()
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
@@ -242,7 +249,6 @@ class TunnelChannel(SendingChannel):
     def pauseProducing(self) -> None:
         """Deliver no more: the far end gets no further credit."""
         self._is_paused = True
-        self._window.paused()
 
     def resumeProducing(self) -> None:
         """Go on."""
@@ -279,8 +285,8 @@ class TunnelChannel(SendingChannel):
         """Close after what was written is sent; nothing more is read."""
         self.disconnecting = True
         # What is dropped is paid for: a far end that can't send may not read either.
-        self.grant(sum(map(len, self._pending)))
-        self._pending.clear()
+        self.grant(self._waiting)
+        self._drop()
         if self._is_gone:
             self.conn.clock.callLater(0, self._tell_lost)
         elif self._end is None and not self._outbox.size:
@@ -290,7 +296,7 @@ class TunnelChannel(SendingChannel):
         """Close at once; what was written may be lost."""
         if self._end is None:
             self.disconnecting = True
-            self._pending.clear()
+            self._drop()
             self.close_now(ConnectionAborted())
 
     def getPeer(self) -> HostnameAddress:

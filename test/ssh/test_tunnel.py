@@ -144,6 +144,16 @@ class ReceiveTests(_TunnelTests):
         self.assertLessEqual(left, 2 * _MIB)
         self.assertGreater(left, 2 * _MIB * 3 // 4)
 
+    def test_window_of_a_slow_reader(self) -> None:
+        """A reader that does not keep up is allowed no more than at first, however long it lasts."""
+        channel = self.open(protocol := Recorder())
+        for _ in range(200):
+            protocol._pause_after = len(protocol.data) + 32768
+            channel.resumeProducing()
+            self.fill(channel)
+        self.assertGreater(len(protocol.data), 4 * _MIB)
+        self.assertEqual(channel.localWindowLeft + channel._waiting, FIRST_WINDOW)
+
     def test_no_credit_while_paused(self) -> None:
         """A reader that stalls costs no more than the window; going on pays all of it back."""
         protocol = Recorder(pause_after=0)
