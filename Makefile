@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := .venv-bench
+AUDIT_VENV := .venv-audit
 
 # Python's venv module and the compiler-free basics; the cluster asks for its own packages.
 PYTHON_PACKAGES := python3 python3-venv
@@ -14,12 +15,14 @@ TEST_PACKAGES := shellcheck
 LINK := import pathlib, sysconfig; \
     pathlib.Path(sysconfig.get_path("purelib"), "jarvice-slurmd.pth").write_text("$(CURDIR)\n")
 
-.PHONY: help demo test check format types imports trial screenshots bench requirements clean
+.PHONY: help demo test check format types imports trial screenshots bench soak audit requirements clean
 
 help:
 	@echo "make demo    start a private Slurm cluster and the daemon, and run a job through them"
 	@echo "make test    format, lint, types, import rules, unit tests and cluster tests"
 	@echo "make bench   measure against the predecessor's technique and OpenSSH"
+	@echo "make soak    ten minutes of load with the link cut every 20 s; SECONDS=180 for less"
+	@echo "make audit   look the daemon's dependencies up in PyPI's database of vulnerabilities"
 	@echo "make clean   remove what these made in this folder"
 
 $(VENV)/.made: requirements/runtime.txt requirements/test.txt
@@ -65,6 +68,22 @@ screenshots: $(VENV)/.made
 bench: $(BENCH_VENV)/.made
 	$(BENCH_VENV)/bin/python -m test.bench
 
+# Bounded, and stops by itself; see docs/reliability.md.
+soak: $(VENV)/.made
+	@$(BIN)/python -m test.soak $(SECONDS)
+
+$(AUDIT_VENV)/.made: requirements/audit.txt
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || deploy/install-packages $(PYTHON_PACKAGES)
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes \
+	    -r requirements/audit.txt
+	@touch $@
+
+# Asks PyPI itself, so it is not part of `make test`; where a mirror has no such data it says so, and
+# fails.
+audit: $(AUDIT_VENV)/.made
+	$(AUDIT_VENV)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/runtime.txt
+
 # Needs pip-tools; the locks hold hashes and no registry's name.
 COMPILE := pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
     --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
@@ -74,6 +93,7 @@ requirements:
 	cd requirements && $(COMPILE) -c runtime.txt -o test.txt test.in
 	cd requirements && $(COMPILE) -c test.txt -o bench.txt bench.in
 	cd requirements && $(COMPILE) -o apps.txt apps.in
+	cd requirements && $(COMPILE) -o audit.txt audit.in
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) _trial_temp* .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) $(AUDIT_VENV) _trial_temp* .mypy_cache .ruff_cache .hypothesis build *.egg-info
