@@ -20,13 +20,14 @@ _PREFIX = re.compile(r"\A\S+ \S+ \[\d+\] ([A-Z]+) ")
 class Replica:
     """One daemon process; `lines` is its log so far."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], listen: str | None = None) -> None:
+        """`listen` is an endpoint string; without it a port on loopback is chosen."""
         self.lines: list[str] = []
         self._environ = dict(environ)
         self._pool = HTTPConnectionPool(reactor, persistent=True)
         port = free_port()
         self.client = DaemonClient(f"http://127.0.0.1:{port}", Agent(reactor, pool=self._pool))
-        self._listen = f"tcp:{port}:interface=127.0.0.1"
+        self._listen = listen or f"tcp:{port}:interface=127.0.0.1"
         self._daemon: Daemon | None = None
 
     def start(self) -> None:
