@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from twisted.conch.error import ConchError
 from twisted.conch.ssh import connection as conch
 from twisted.conch.ssh.channel import SSHChannel
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
@@ -139,9 +140,11 @@ class LinkConnection(conch.SSHConnection):
 
     def probe(self) -> Deferred[None]:
         """Ask for an answer, any; fires when it has come, or the connection has ended."""
+        if self.is_lost:
+            return succeed(None)
         answered: Deferred[Any] = self.sendGlobalRequest(_KEEPALIVE, b"", wantReply=1)
         # A refusal is an answer as well; the connection's end is told by `lost`.
-        return answered.addBoth(lambda _: None)
+        return answered.addErrback(lambda failure: failure.trap(ConchError)).addCallback(_nothing)
 
     def close(self) -> None:
         """End the connection in order: what is written goes out first. `lost` fires later."""
@@ -150,3 +153,7 @@ class LinkConnection(conch.SSHConnection):
     def abort(self, reason: str) -> None:
         """End the connection at once, without waiting for anybody. `lost` fires soon."""
         self.transport.abort(reason)
+
+
+def _nothing(_: object) -> None:
+    """Forget a result."""

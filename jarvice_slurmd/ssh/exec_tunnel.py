@@ -73,11 +73,11 @@ class ExecTunnelChannel(TunnelChannel):
 
     def openFailed(self, reason: Any) -> None:
         """sshd opened no session."""
+        self.ended.callback(None)
         if self.conn.is_lost:
             self.give_up(NotConnectedError(f"the SSH link was lost: {self.conn.lost_reason}"))
         else:
             self.give_up(SessionRefusedError("the login node opens no session for a tunnel"))
-        self.ended.callback(None)
 
     def arrived(self, data: bytes) -> None:
         """Some of stdout: the stream, behind what the login shell printed."""
@@ -112,7 +112,9 @@ class ExecTunnelChannel(TunnelChannel):
         return True
 
     def _not_started(self) -> None:
-        self.give_up(ForwardingRefusedError("the login node neither forwards nor runs a relay"))
+        # A request that has no answer when the channel closes fails as well.
+        if not self.localClosed:
+            self.give_up(ForwardingRefusedError("the login node neither forwards nor runs a relay"))
 
     def closed(self) -> None:
         """The session is over; before the relay had connected, that is the failure."""

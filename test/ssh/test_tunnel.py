@@ -145,7 +145,7 @@ class ReceiveTests(_TunnelTests):
         self.assertGreater(left, 2 * _MIB * 3 // 4)
 
     def test_window_of_a_slow_reader(self) -> None:
-        """A reader that does not keep up is allowed no more than at first, however long it lasts."""
+        """A reader that does not keep up is allowed no more than at first, ever."""
         channel = self.open(protocol := Recorder())
         for _ in range(200):
             protocol._pause_after = len(protocol.data) + 32768
