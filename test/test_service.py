@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Mapping
 from typing import Any, cast
@@ -118,8 +119,16 @@ class OptionsTests(SynchronousTestCase):
 
     def test_service(self) -> None:
         """From the options to a service that twistd can start."""
+        self.addCleanup(gc.unfreeze)
         service = makeService(self.parse(_ENVIRON, "--http", "tcp:0"))
         self.assertTrue(IService.providedBy(service))
+
+    def test_garbage_collection(self) -> None:
+        """A full collection does not look at all that was imported while requests wait."""
+        self.addCleanup(gc.unfreeze)
+        makeService(self.parse(_ENVIRON))
+        frozen = gc.get_freeze_count()
+        self.assertGreater(frozen, 10 * len(gc.get_objects()))
 
 
 class FakeLink(ScriptedShell):
