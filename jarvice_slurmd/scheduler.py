@@ -61,8 +61,9 @@ EXIT_LINES = 10_000
 #: Room for the records and for what a login shell prints, beside a job's output.
 _HEADROOM = 65_536
 
-#: Exit statuses from here on are timeout(1)'s and those of a shell that a signal ended.
-_SIGNALLED = 124
+#: timeout(1)'s exit status when it has ended a command, and those of a shell that a signal ended.
+#: sbatch ends with 255 where its own options are wrong.
+_CUT_OFF = frozenset({124, *range(129, 255)})
 
 #: Seconds that removing what a refused submission left may take; its caller waits for it.
 _FORGET_SECONDS = 5.0
@@ -96,7 +97,7 @@ class SlurmScheduler:
         result = await self._shell.run(call.script, call.stdin)
         if result.status == Status.OTHER_JOB:
             raise InvalidArgumentsError(first_words(result.stderr))
-        if result.status >= _SIGNALLED:
+        if result.status in _CUT_OFF:
             # sbatch may have submitted the job all the same: asked again, it is looked for first.
             raise SlurmUnavailableError(
                 "sbatch was ended before it said whether the job was submitted; submit it again: "

@@ -77,7 +77,7 @@ class SubmitTests(SchedulerTestCase):
     def test_refused(self) -> None:
         """Slurm's no is told in its words, and what waited for the job is removed."""
         self.shell.answer("rm -f intent", b"")
-        self.shell.refuse("$(sbatch", 1, b"sbatch: error: invalid partition specified: nope")
+        self.shell.refuse("&& sbatch", 1, b"sbatch: error: invalid partition specified: nope")
         words = self.error(self.scheduler.submit(_JOB), SlurmRefusedError)
         self.assertIn("invalid partition specified: nope", words)
         self.assertEqual(len(self.shell.asked("rm -f intent")), 1)
@@ -85,7 +85,7 @@ class SubmitTests(SchedulerTestCase):
     def test_refused_and_lost(self) -> None:
         """Where even that can't be removed, Slurm's words are still the answer."""
         self.shell.answer("rm -f intent", NotConnectedError("gone"))
-        self.shell.refuse("$(sbatch", 1, b"sbatch: error: no")
+        self.shell.refuse("&& sbatch", 1, b"sbatch: error: no")
         with self.assertLogs("jarvice_slurmd.scheduler", "WARNING"):
             self.error(self.scheduler.submit(_JOB), SlurmRefusedError)
 
@@ -105,7 +105,7 @@ class SubmitTests(SchedulerTestCase):
             (CommandTimedOutError("late"), CommandTimedOutError),
             (NotConnectedError("away"), NotConnectedError),
         ):
-            self.shell.answer("$(sbatch", outcome)
+            self.shell.answer("&& sbatch", outcome)
             self.error(self.scheduler.submit(_JOB), kind)
         self.assertEqual(self.shell.asked("rm -f intent"), [])
         self.assertEqual(len(self.shell.commands), 9)

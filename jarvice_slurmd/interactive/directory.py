@@ -166,7 +166,9 @@ class JobDirectory:
         if entry is None or entry.state.phase is Phase.ENDED:
             return Unknown()
         if entry.state.phase is Phase.QUEUED:
-            return Waiting(stage=Stage.QUEUED, detail=entry.reason)
+            # Slurm says None while it has no reason yet.
+            reason = "" if entry.reason == "None" else entry.reason
+            return Waiting(stage=Stage.QUEUED, detail=reason)
         if job.service is None and entry.state.phase is Phase.RUNNING:
             await job.reaching.done()
         if job.service is not None:

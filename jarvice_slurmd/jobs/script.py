@@ -64,21 +64,21 @@ def parse_job_text(text: str) -> JobText:
     values: dict[str, str] = {}
     for match in _HEAD.finditer(text):
         values.setdefault(match[1], match[2].rstrip("\r"))
-    said = {key: value for key, value in values.items() if value}
+    # Python's None is how upstream's template says unset.
+    said = {key: value for key, value in values.items() if value not in ("", "None")}
     version = _whole_number(said, "JOBOBJ_APPDEFVERSION", 2)
     if version < 2:
         raise InvalidArgumentsError(
             f"JOBOBJ_APPDEFVERSION is {version}; "
             "only applications of version 2 or later can run on this cluster"
         )
-    walltime = said.get("JOBOBJ_WALLTIME")
     return JobText(
         appdefversion=version,
         request=JobRequest(
             cores=_whole_number(said, "JARVICE_CPU_CORES", 1, least=1),
             ram=_whole_number(said, "JOBOBJ_RAM", 0),
             gpus=_whole_number(said, "JOBOBJ_GPUS", 0),
-            walltime=None if walltime == "None" else walltime,
+            walltime=said.get("JOBOBJ_WALLTIME"),
             licenses=said.get("JOBOBJ_LICENSES"),
             devices=_string_list(said, "JOBOBJ_DEVICES"),
             interactive=said.get("JOBOBJ_INTERACTIVE") != "False",

@@ -137,7 +137,8 @@ if ! {{ {{ [ ! "$made" ] || mkdir -p new; }} &&
     exit {Status.NO_FOLDER}
 fi
 batch_script={text}
-said=$(sbatch {" ".join(options)} 9>&- <<END
+# A job starts where sbatch is called: in the folder around ours, which is the user's own.
+said=$(cd "${{root%/.jarvice}}" && sbatch {" ".join(options)} 9>&- <<END
 $batch_script
 END
 )

@@ -46,8 +46,8 @@ def parse_args(content_type: str | None, body: bytes) -> Args:
         raise InvalidArgumentsError(f"the form has over {_MAX_ESCAPES} escaped characters")
     try:
         fields = parse_qs(body, max_num_fields=100, keep_blank_values=True)
-    except ValueError:
-        raise InvalidArgumentsError("the form has over 100 fields; it needs only args") from None
+    except ValueError as error:
+        raise InvalidArgumentsError(f"the form with args can't be read: {_short(error)}") from None
     values = fields.get(b"args", [])
     if len(values) != 1:
         raise InvalidArgumentsError(f"the form has {len(values)} fields named args; it needs one")

@@ -103,6 +103,12 @@ class BatchJobTests(ClusterTestCase):
         self.assertIn("SV=false\nSV_FLAG=-s\nJOB_LOCAL_USER=jarvice-dev\n", output)
         self.assertIn("JARVICE_SINGULARITY_OVERLAY_SIZE=77\n", output)
 
+    async def test_where_it_starts(self) -> None:
+        """A job starts in the scratch folder, not among what we keep there."""
+        job = await self.submit(job_text("pwd; echo $JOB_SUBMIT_DIR"))
+        output = (await self.end_of(job))[2][0]
+        self.assertEqual(output.split(), [str(self.cluster.scratch)] * 2)
+
     async def test_held_and_released(self) -> None:
         """A held job waits until it is released."""
         job = await self.submit(job_text("echo released"), held=True)
@@ -150,6 +156,12 @@ class BatchJobTests(ClusterTestCase):
         """The output of a refused job that was mended and submitted again."""
         fixed = await self.submit(job_text("echo second try"), name=name)
         return str((await self.end_of(fixed))[2][0])
+
+    async def test_sbatch_can_not_read_its_options(self) -> None:
+        """Nor is it an outage when sbatch's own options are wrong: it ends with 255 then."""
+        _, refused = await self.try_submit(job_text("true", JOBOBJ_WALLTIME="foo bar"))
+        self.assertEqual(refused.code, 502, refused.body)
+        self.assertIn("Invalid --time specification", refused.json["error"])
 
     async def test_interactive_is_refused(self) -> None:
         """Without JARVICE_JOBS_DOMAIN there are no interactive jobs."""

@@ -148,7 +148,7 @@ class StageTests(DirectoryTestCase):
         self.records = printed(NAME, 7, "70")
         self.assertEqual(self.resolve(), Waiting(stage=Stage.QUEUED, detail="Resources"))
         self.queue = self.line("CF")
-        self.assertEqual(self.resolve(), Waiting(stage=Stage.QUEUED, detail="None"))
+        self.assertEqual(self.resolve(), Waiting(stage=Stage.QUEUED, detail=""))
         self.queue = self.line("R")
         self.assertEqual(self.resolve(), Waiting(stage=Stage.STARTING))
         self.records = printed(NAME, 7, "70", service=SERVICE)
