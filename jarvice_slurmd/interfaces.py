@@ -1,7 +1,7 @@
 """The architecture on one page: what the rooms may ask of each other.
 
 `scheduler` and `snapshot` ask an `IRemoteShell`, `interactive` asks an `ITunnelOpener`, `web` asks
-an `IScheduler`. Only `service` knows who provides them.
+an `IScheduler`. Only `daemon` knows who provides them.
 """
 
 from __future__ import annotations
