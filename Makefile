@@ -9,7 +9,7 @@ AUDIT_VENV := .venv-audit
 
 # Python's venv module and the compiler-free basics; the cluster asks for its own packages.
 PYTHON_PACKAGES := python3 python3-venv
-TEST_PACKAGES := shellcheck
+TEST_PACKAGES := busybox-static netcat-openbsd openssh-client openssh-server openssl procps shellcheck socat tcsh
 
 # This folder on the path of a virtual environment, so that twistd finds the plugin in it.
 LINK := import pathlib, sysconfig; \
