@@ -9,7 +9,7 @@ import stat
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import treq
 from cryptography import x509
@@ -228,7 +228,7 @@ class _Trusting:
     def __init__(self, pem: bytes) -> None:
         self._root = trustRootFromCertificates([Certificate.loadPEM(pem)])
 
-    def creatorForNetloc(self, hostname: bytes, port: int) -> object:
+    def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
         """See IPolicyForHTTPS."""
         return optionsForClientTLS(hostname.decode(), trustRoot=self._root)
 
