@@ -1,4 +1,8 @@
-"""`make bench`: measure the daemon beside its neighbours, in one run, and print one report."""
+"""`make bench`: measure the daemon beside its neighbours, in one run, and print one report.
+
+`python -m test.bench PART...` measures only some of it: `batch` or `tunnels`, or parts of these by
+the names in `_BATCH` and `_TUNNELS`.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +14,53 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cryptography
 import paramiko  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 import twisted
-from test.bench import long_queue, status, submit
+from test.bench import bulk, fairness, long_queue, stalls, status, submit, websockets
 from test.bench.figures import NoFiguresError, Section, render_report
 from test.bench.load import LoadFailedError
+from test.bench.namespaces import NamespaceFailedError
 from test.bench.neighbours import AskFailedError, ControlMaster
 from test.bench.scene import Scene, SceneError, set_scene
+from test.bench.transfer import TransferFailedError
+from test.bench.ways import Service, start_service
 from test.cluster.harness import DevClusterFailedError
 
 _RUNNING_JOBS = 10
+
+Tell = Callable[[str], None]
+
+_BATCH: dict[str, Callable[[Scene, ControlMaster, Tell], Section]] = {
+    "status": status.measure_rates,
+    "questions": status.measure_questions,
+    "submit": submit.measure_latency,
+    "burst": submit.measure_burst,
+    "queue": long_queue.measure,
+}
+_TUNNELS: dict[str, Callable[[Scene, Service, Tell], Section]] = {
+    "bulk": bulk.measure_near,
+    "distance": bulk.measure_far,
+    "keystrokes": websockets.measure_latency,
+    "websockets": websockets.measure_many,
+    "stalls": stalls.measure,
+    "fairness": fairness.measure,
+}
 
 # What ends the bench early with a sentence; anything else is the bench's own fault.
 _TOLD = (
     AskFailedError,
     DevClusterFailedError,
     LoadFailedError,
+    NamespaceFailedError,
     NoFiguresError,
     OSError,
     SceneError,
+    TransferFailedError,
     http.client.HTTPException,
     subprocess.SubprocessError,
 )
@@ -59,8 +86,12 @@ def _said(*words: str) -> str:
     return (done.stdout or done.stderr).strip()
 
 
-def main() -> int:
-    """Measure; 0 unless something failed. That a machine is slow is no failure."""
+def main(words: Sequence[str]) -> int:
+    """Measure what the words name, or all; 0 unless something failed.
+
+    That a machine is slow is no failure.
+    """
+    wanted = _wanted(words)
     facts = list(_facts())
     began = time.monotonic()
 
@@ -73,7 +104,7 @@ def main() -> int:
     try:
         with set_scene(_RUNNING_JOBS) as scene:
             facts.append(f"  {scene.cluster.slurm('sinfo', '--version').strip()}")
-            for section in _measure(scene, tell):
+            for section in _measure(scene, wanted, tell):
                 sections.append(section)
                 broken += section.broken
     except _TOLD as error:
@@ -83,14 +114,31 @@ def main() -> int:
     return 1 if broken else 0
 
 
-def _measure(scene: Scene, tell: Callable[[str], None]) -> Iterator[Section]:
-    socket = scene.folder / "master"
-    with ControlMaster(scene.login, socket) as master:
-        yield status.measure_rates(scene, str(socket), tell)
-        yield status.measure_questions(scene, str(socket), tell)
-        yield submit.measure_latency(scene, master, tell)
-        yield submit.measure_burst(scene, master, tell)
-        yield long_queue.measure(scene, master, tell)
+def _wanted(words: Sequence[str]) -> set[str]:
+    """The names of the parts to measure."""
+    groups = {"batch": _BATCH.keys(), "tunnels": _TUNNELS.keys()}
+    known = {*_BATCH, *_TUNNELS}
+    wanted: set[str] = set()
+    for word in words or groups:
+        if word not in known and word not in groups:
+            raise SystemExit(f"no such part: {word}; there are {', '.join([*groups, *known])}")
+        wanted |= set(groups.get(word, [word]))
+    return wanted
+
+
+def _measure(scene: Scene, wanted: set[str], tell: Tell) -> Iterator[Section]:
+    # Tunnels first: they do not mind a few jobs, and would mind ten thousand.
+    if wanted & _TUNNELS.keys():
+        tell("starting the job that tunnels lead to")
+        service = start_service(scene)
+        for name, through in _TUNNELS.items():
+            if name in wanted:
+                yield through(scene, service, tell)
+    if wanted & _BATCH.keys():
+        with ControlMaster(scene.login, scene.folder / "master") as master:
+            for name, beside in _BATCH.items():
+                if name in wanted:
+                    yield beside(scene, master, tell)
 
 
 def _stopped(signal_number: int, _frame: object) -> None:
@@ -100,4 +148,4 @@ def _stopped(signal_number: int, _frame: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _stopped)
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -37,6 +37,13 @@ def ratio(ours: float, theirs: float) -> str:
     return f"{times:.0f} x" if times >= 10 else f"{times:.2f} x"
 
 
+def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """How many times theirs ours is: the median of the rounds, each compared with its own."""
+    if not ours:
+        raise NoFiguresError("no round was made")
+    return median(mine / other for mine, other in zip(ours, theirs, strict=True))
+
+
 def count_questions(sdiag: str) -> int:
     """How often slurmctld has been asked about jobs, as `sdiag` counts it."""
     return sum(int(count) for count in _QUESTIONS.findall(sdiag))

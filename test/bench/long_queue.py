@@ -32,9 +32,9 @@ def measure(scene: Scene, master: ControlMaster, tell: Callable[[str], None]) ->
     """Fill the queue with tiny held jobs and ask."""
     words = [sys.executable, "-m", "test.bench.watched"]
     watch_port = free_port()
-    with daemon(scene.cluster, scene.folder, [*words, str(watch_port)]) as port:
+    with daemon(scene.cluster, scene.folder, [*words, str(watch_port)]) as process:
         watch = Upstream(watch_port)
-        watched = evolve(scene, port=port)
+        watched = evolve(scene, port=process.port)
         tell("first status answers with a short queue")
         short = _first_answers(scene, master)
         tell(f"submitting {JOBS} held jobs")

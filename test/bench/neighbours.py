@@ -60,7 +60,7 @@ class FreshParamiko:
     def __init__(self, login: Login, *, look_up: bool) -> None:
         self._login = login
         self._look_up = look_up
-        self._key = _load_key(login.key)
+        self._key = load_key(login.key)
         logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
 
     def ask(self, command: str, stdin: bytes) -> bytes:
@@ -74,7 +74,7 @@ class FreshParamiko:
                     login.host,
                     port=login.port,
                     username=login.user,
-                    pkey=_load_key(login.key) if self._look_up else self._key,
+                    pkey=load_key(login.key) if self._look_up else self._key,
                     allow_agent=self._look_up,
                     look_for_keys=self._look_up,
                     timeout=_PATIENCE,
@@ -95,8 +95,8 @@ class FreshParamiko:
         return said
 
 
-def _load_key(text: str) -> paramiko.PKey:
-    """The key, tried as RSA first."""
+def load_key(text: str) -> paramiko.PKey:
+    """A private key from its text, tried as RSA first."""
     try:
         return paramiko.RSAKey.from_private_key(io.StringIO(text))
     except paramiko.SSHException:
@@ -107,6 +107,7 @@ class ControlMaster:
     """OpenSSH's warm connection; every command is an `ssh -S` of its own. A context manager."""
 
     def __init__(self, login: Login, socket: Path) -> None:
+        self.socket = socket
         self._words = ["ssh", "-F", login.ssh_config, "-S", str(socket), "-T"]
         self._master: subprocess.Popen[bytes] | None = None
 

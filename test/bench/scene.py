@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from attrs import field, frozen
 from deploy.demo.processes import PROJECT, free_port
 from deploy.demo.upstream import hpc_script
 from test.bench.http_load import render_post
+from test.bench.namespaces import LEASHED, Namespace, inside
 from test.bench.neighbours import Login
 from test.cluster.harness import DevCluster
 
@@ -67,10 +68,10 @@ class Names:
         return f"{time.strftime('%Y%m%d%H%M%S')}-{number:05d}-{kind}-some_user_s1", number
 
 
-def job_text(body: str) -> str:
-    """A batch job's text of one core around a shell body."""
+def job_text(body: str, *, interactive: bool = False) -> str:
+    """A job's text of one core around a shell body."""
     return (
-        ': <<"JOBOBJ_EOF"\nJOBOBJ_APPDEFVERSION=2\nJOBOBJ_INTERACTIVE=False\n'
+        f': <<"JOBOBJ_EOF"\nJOBOBJ_APPDEFVERSION=2\nJOBOBJ_INTERACTIVE={interactive}\n'
         'JOBOBJ_DEVICES=["exclusive=False"]\nJARVICE_CPU_CORES=1\nJOBOBJ_EOF\n'
         f"{{DOWNSTREAM_PARAMETERS}}\n{body}\n"
     )
@@ -127,19 +128,37 @@ class Scene:
         return self.cluster.slurm("sdiag")
 
 
-@contextlib.contextmanager
-def daemon(cluster: DevCluster, folder: Path, words: Sequence[str]) -> Iterator[int]:
-    """Run a daemon process in front of the cluster; its port.
+@frozen(kw_only=True)
+class Daemon:
+    """A daemon process that is ready: its port on loopback, and its process id."""
 
-    `words` start it, and get `--http ENDPOINT` behind them. Its log is what a failure shows.
+    port: int
+    pid: int
+
+
+@contextlib.contextmanager
+def daemon(
+    cluster: DevCluster,
+    folder: Path,
+    words: Sequence[str],
+    *,
+    environ: Mapping[str, str] | None = None,
+    namespace: Namespace | None = None,
+) -> Iterator[Daemon]:
+    """Run a daemon process in front of the cluster; jobs have addresses by path.
+
+    `words` start it, and get `--http ENDPOINT` behind them. `environ` adds to what the cluster
+    says, and `namespace` is where it runs if not here. Its log is what a failure shows.
     """
     port = free_port()
     log = folder / f"daemon-{port}.log"
+    jobs = {"JARVICE_JOBS_DOMAIN": f"http://127.0.0.1:{port}/job$"}
+    before = LEASHED if namespace is None else namespace.words
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [*words, "--http", f"tcp:{port}:interface=127.0.0.1:backlog=1024"],
+            [*before, *words, "--http", f"tcp:{port}:interface=127.0.0.1:backlog=1024"],
             cwd=PROJECT,
-            env={**os.environ, **cluster.env()},
+            env={**os.environ, **cluster.env(), **jobs, **(environ or {})},
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
@@ -148,14 +167,15 @@ def daemon(cluster: DevCluster, folder: Path, words: Sequence[str]) -> Iterator[
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:
-                Upstream(port).get("/ready")
+                with inside(namespace):
+                    Upstream(port).get("/ready")
                 break
             except (OSError, SceneError) as error:
                 if time.monotonic() > deadline or process.poll() is not None:
                     said = log.read_text(errors="replace")[-2000:]
                     raise SceneError(f"the daemon did not get ready ({error}):\n{said}") from error
                 time.sleep(_PAUSE)
-        yield port
+        yield Daemon(port=port, pid=process.pid)
     finally:
         process.terminate()
         process.wait()
@@ -177,7 +197,7 @@ def set_scene(jobs: int) -> Iterator[Scene]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         stack.callback(cluster.down)
         cluster.up()
-        port = stack.enter_context(daemon(cluster, folder, twistd()))
+        port = stack.enter_context(daemon(cluster, folder, twistd())).port
         names = Names()
         upstream = Upstream(port)
         running = [start_job(upstream, *names.next("sleep")) for _ in range(jobs)]

@@ -22,6 +22,7 @@ from test.bench.figures import (
 )
 from test.bench.http_load import render_get
 from test.bench.load import Load
+from test.bench.neighbours import ControlMaster
 from test.bench.scene import Scene
 
 _CALLERS: Final = (1, 8, 64)
@@ -123,9 +124,9 @@ def neighbours(scene: Scene, control_socket: str) -> Sequence[Technique]:
     )
 
 
-def measure_rates(scene: Scene, control_socket: str, tell: Callable[[str], None]) -> Section:
+def measure_rates(scene: Scene, master: ControlMaster, tell: Callable[[str], None]) -> Section:
     """Answers a second, interleaved: every technique once, then all of them again."""
-    techniques = (runstatus(scene), running(scene), *neighbours(scene, control_socket))
+    techniques = (runstatus(scene), running(scene), *neighbours(scene, str(master.socket)))
     samples: dict[tuple[str, int], list[Sample]] = {}
     for number in range(_ROUNDS):
         for callers in _CALLERS:
@@ -182,9 +183,9 @@ def measure_rates(scene: Scene, control_socket: str, tell: Callable[[str], None]
     )
 
 
-def measure_questions(scene: Scene, control_socket: str, tell: Callable[[str], None]) -> Section:
+def measure_questions(scene: Scene, master: ControlMaster, tell: Callable[[str], None]) -> Section:
     """What the techniques ask of slurmctld while they answer, counted by slurmctld itself."""
-    theirs = neighbours(scene, control_socket)
+    theirs = neighbours(scene, str(master.socket))
     plan = [
         (runstatus(scene), 64, 8.0),
         (theirs[0], 8, 2.0),
