@@ -212,11 +212,24 @@ class FrozenControllerTests(SubmitOnceTestCase):
         self.cluster.slurm("scontrol", "release", early)
         await pause(2)
         self.assertEqual(self.runs(name), [])
+        await self.assert_cancelled_by_gc()
         job = Job(name=name, number=number, jobid=late)
         await self.client.post("/release", job.ref)
         await self.assert_ran_once(job)
         end = await self.end_of(job)
         self.assertEqual(end[2][0], "output\n")
+
+    async def assert_cancelled_by_gc(self) -> None:
+        """What waits for nothing, because another attempt's job is the one, /gc cancels."""
+        name, number = self.new_job()
+        job = await self.submit(self.once_text(name), name=name, number=number, held=True)
+        command = f"cd / && sbatch --parsable -H -o /dev/null -J jarvice_{name} --wrap true"
+        second = self.cluster.ssh(command).stdout.decode().strip()
+        self.assertEqual((await self.client.get("/gc")).code, 200)
+        said = self.cluster.slurm("squeue", "-h", "-o", "%i", "-n", f"jarvice_{name}")
+        self.assertEqual(said.split(), [job.jobid])
+        self.assertNotEqual(second, job.jobid)
+        await self.client.post("/terminate", job.ref)
 
     async def test_controller_killed_while_it_submits(self) -> None:
         """slurmctld dies by SIGKILL in the middle and comes back: one job."""
