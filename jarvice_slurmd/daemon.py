@@ -35,7 +35,7 @@ from jarvice_slurmd.ssh.link import SSHLink
 from jarvice_slurmd.ssh.options import LinkOptions
 from jarvice_slurmd.web.api import Api
 from jarvice_slurmd.web.resource import Requests
-from jarvice_slurmd.web.site import make_site
+from jarvice_slurmd.web.site import ANSWER_SECONDS, make_site
 
 _announcements = logging.getLogger(ANNOUNCEMENTS)
 _log = logging.getLogger(__name__)
@@ -128,6 +128,8 @@ def make_daemon(
         server_key=settings.server_key,
         max_body_bytes=settings.body_bytes,
         reactor=reactor,
+        # An administrator who lets commands take longer lets callers wait for them.
+        answer_seconds=max(ANSWER_SECONDS, settings.command_timeout + 4.0),
     )
 
     def make_front(*, api: bool, jobs: IJobDirectory | None) -> FrontFactory:
