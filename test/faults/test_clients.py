@@ -42,7 +42,9 @@ class ClientTests(FaultTestCase):
     async def connect(self) -> RawClient:
         """A connection to the daemon."""
         port = int(self.client.url.rpartition(":")[2])
-        return await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), RawClient())
+        client = RawClient()
+        await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), client)
+        return client
 
     async def exchange(self, *parts: bytes, half_close: bool = False) -> bytes:
         """Send these, and read until the other side ends the connection."""
