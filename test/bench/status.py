@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 from test.bench import load
 from test.bench.figures import (
     Goal,
+    NoFiguresError,
     Sample,
     Section,
     Series,
@@ -32,6 +33,10 @@ _ROUNDS: Final = 3
 _LEAST_RATE: Final = 500.0
 _MOST_P50_MS: Final = 10.0
 _MOST_QUESTIONS: Final = 1.0
+
+# Twice as long as the snapshot lets pass between two questions.
+_QUIET_SECONDS: Final = 2.0
+_MOST_SECONDS_UNTIL_QUIET: Final = 60.0
 
 
 @frozen(kw_only=True)
@@ -183,6 +188,18 @@ def measure_rates(scene: Scene, master: ControlMaster, tell: Callable[[str], Non
     )
 
 
+def _wait_until_quiet(scene: Scene) -> None:
+    # What the technique before has asked may still be on its way: up to a question a caller.
+    deadline = time.monotonic() + _MOST_SECONDS_UNTIL_QUIET
+    count = count_questions(scene.sdiag())
+    while time.monotonic() < deadline:
+        time.sleep(_QUIET_SECONDS)
+        before, count = count, count_questions(scene.sdiag())
+        if count == before:
+            return
+    raise NoFiguresError("slurmctld is asked questions about jobs by somebody else")
+
+
 def measure_questions(scene: Scene, master: ControlMaster, tell: Callable[[str], None]) -> Section:
     """What the techniques ask of slurmctld while they answer, counted by slurmctld itself."""
     theirs = neighbours(scene, str(master.socket))
@@ -196,6 +213,7 @@ def measure_questions(scene: Scene, master: ControlMaster, tell: Callable[[str],
     for number in range(2):
         for technique, callers, seconds in plan:
             tell(f"slurmctld's own count, round {number + 1} of 2: {technique.title}")
+            _wait_until_quiet(scene)
             # The load is on before the first count and after the last.
             one = evolve(technique, limit=lambda callers: 10**9)
             running_load = load.RunningLoad(one.with_callers(callers, seconds + 1.0))
