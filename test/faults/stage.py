@@ -37,7 +37,7 @@ def fault_cluster() -> DevCluster:
         cluster = DevCluster()
         atexit.register(cluster.down)
         try:
-            cluster.up(min_job_age=2)
+            cluster.up(min_job_age=2, slurm_options=["UnkillableStepTimeout=10"])
         except DevClusterFailedError as error:
             _cluster = error
         else:

@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 from test.cluster.harness import DevCluster
 from test.faults.replica import Replica
 from test.soak.figures import Figures, render_figures
-from test.soak.scene import big_text, read_two_gigabytes, soak
+from test.soak.scene import SLURM_OPTIONS, big_text, read_two_gigabytes, soak
 from test.soak.submitting import submit_and_end
 
 SECONDS = 600.0
@@ -26,7 +26,7 @@ async def run(seconds: float) -> Figures:
     cluster = DevCluster()
     replicas: list[Replica] = []
     try:
-        cluster.up()
+        cluster.up(slurm_options=SLURM_OPTIONS)
         for _ in range(2):
             replicas.append(Replica(cluster.env()))
             replicas[-1].start()

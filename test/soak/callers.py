@@ -19,7 +19,7 @@ from test.soak.figures import Figures
 _OUTAGE = frozenset({502, 503, 504})
 
 #: Seconds that a caller tries to get one thing done; far more than any fault lasts.
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 
 
 @define(kw_only=True)

@@ -10,6 +10,7 @@ from random import Random
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThread
 
 from test.cluster.daemon import Job, job_text
 from test.cluster.harness import DevCluster
@@ -20,6 +21,11 @@ from test.soak.figures import Figures, Process
 
 CALLERS = 64
 CUT_EVERY = 20.0
+
+_DRAINED = "Slurm drains a node, and it is resumed"
+
+#: Of slurm.conf: how soon Slurm gives up a step of its own that hangs (`drained_nodes`).
+SLURM_OPTIONS = ("UnkillableStepTimeout=10",)
 
 #: How much a daemon may grow from the second quarter of a soak to its last, and what a job's output
 #: of 2 GB may cost it at most, in bytes; and how many descriptors.
@@ -63,18 +69,40 @@ async def soak(
             process.rss.append(resident(replica.pid))
             process.fds.append(len(os.listdir(f"/proc/{replica.pid}/fd")))
 
+    async def resume() -> None:
+        for node in await deferToThread(drained_nodes, cluster):
+            figures.injected[_DRAINED] += 1
+            update = ("scontrol", "update", f"NodeName={node}", "State=RESUME")
+            await deferToThread(cluster.slurm, *update)
+
     cutting, sampling = LoopingCall(cut), LoopingCall(sample)
-    ends = [cutting.start(cut_every, now=False), sampling.start(1.0)]
+    resuming = LoopingCall(lambda: Deferred.fromCoroutine(resume()))
+    ends = [
+        cutting.start(cut_every, now=False),
+        sampling.start(1.0),
+        resuming.start(2.0, now=False),
+    ]
     try:
         await gatherResults([Deferred.fromCoroutine(caller.run()) for caller in everyone])
     finally:
-        cutting.stop()
-        sampling.stop()
+        for loop in (cutting, sampling, resuming):
+            loop.stop()
         await gatherResults(ends)
     figures.seconds = reactor.seconds() - began
     assert_flat(figures)
     assert_no_strangers(cluster, figures, run)
     return figures
+
+
+def drained_nodes(cluster: DevCluster) -> list[str]:
+    """The nodes that Slurm gives no work to any longer.
+
+    22.05's slurmstepd hangs at times (in a futex of its own) when a job is cancelled while its step
+    begins. After UnkillableStepTimeout Slurm ends it and drains the node, as after a process that
+    can't be killed; an administrator would resume it.
+    """
+    said = cluster.slurm("sinfo", "-h", "-N", "-p", "all", "-o", "%N %T")
+    return [line.split()[0] for line in said.splitlines() if "drain" in line.split()[1]]
 
 
 def assert_flat(figures: Figures) -> None:
