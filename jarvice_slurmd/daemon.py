@@ -34,6 +34,8 @@ from jarvice_slurmd.ssh.keys import load_private_key
 from jarvice_slurmd.ssh.link import SSHLink
 from jarvice_slurmd.ssh.options import LinkOptions
 from jarvice_slurmd.web.api import Api
+from jarvice_slurmd.web.outages import Outages
+from jarvice_slurmd.web.readiness import Readiness
 from jarvice_slurmd.web.resource import Requests
 from jarvice_slurmd.web.site import ANSWER_SECONDS, make_site
 
@@ -117,14 +119,21 @@ def make_daemon(
             ),
         )
 
-    def not_ready() -> str | None:
+    def link_down() -> str | None:
         if link.connected:
             return None
         return link.last_error or "the login node has not answered yet"
 
+    outages = Outages(reactor)
     site = make_site(
-        Api(scheduler, executor=settings.executor, not_ready=not_ready, job_info=directory),
+        Api(
+            scheduler,
+            executor=settings.executor,
+            readiness=Readiness(link_down, scheduler.check, reactor, outages),
+            job_info=directory,
+        ),
         requests,
+        outages=outages,
         server_key=settings.server_key,
         max_body_bytes=settings.body_bytes,
         reactor=reactor,

@@ -127,5 +127,8 @@ class IScheduler(Interface):
     def list_folder(path: str, *, details: bool) -> Awaitable[bytes]:
         """The folders, then the files, in an absolute folder of the cluster (PROTOCOL, pvcls)."""
 
+    def check() -> Awaitable[None]:
+        """Raise what requests would end with now: Slurm is asked, and our folder written to."""
+
     def collect_garbage() -> Awaitable[None]:
         """Remove what answered jobs left behind; raises when the login node can't be asked."""

@@ -210,6 +210,11 @@ class SlurmScheduler:
             raise self._error(result)
         return result.stdout
 
+    async def check(self) -> None:
+        """See `IScheduler.check`."""
+        await self._snapshot.current()
+        await self._run(commands.render_write_check(root=self._root))
+
     async def collect_garbage(self) -> None:
         """See `IScheduler.collect_garbage`."""
         await self._run(

@@ -96,6 +96,10 @@ class SchedulerContract(_Base):
         """It provides what it says it does."""
         self.assertTrue(verifyObject(IScheduler, await self.make_scheduler()))
 
+    async def test_check(self) -> None:
+        """A cluster that is in order has nothing to say."""
+        await (await self.make_scheduler()).check()
+
     async def test_success(self) -> None:
         """A job's way: accepted, in a list, ended, told, and told the same again."""
         scheduler = await self.make_scheduler()

@@ -216,6 +216,10 @@ class FakeScheduler:
         lines = [f"{before}/data{path.rstrip('/')}/{name}\n" for name in names]
         return "".join(sorted(lines, key=lambda line: not line.endswith("/\n"))).encode()
 
+    async def check(self) -> None:
+        """See `IScheduler.check`."""
+        await self._asked("check")
+
     async def collect_garbage(self) -> None:
         """See `IScheduler.collect_garbage`."""
         await self._asked("collect_garbage")

@@ -59,6 +59,16 @@ fi
 """
 
 
+def render_write_check(*, root: str) -> str:
+    """Whether our folder can be written to; leaves nothing behind."""
+    return f"""umask 077
+{render_folder_check(root)}mkdir -p "$root" && date >"$root/.writable"
+status=$?
+rm -f "$root/.writable"
+[ $status = 0 ] || exit {Status.NO_FOLDER}
+"""
+
+
 def _checked_jobid(jobid: str) -> str:
     if not is_jobid(jobid):
         raise InvalidArgumentsError(f"jobid {jobid[:50]!r} is not one of Slurm's job ids")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -11,6 +10,7 @@ from jarvice_slurmd.errors import InvalidArgumentsError, JarviceSlurmdError
 from jarvice_slurmd.interfaces import IJobInfo, IScheduler
 from jarvice_slurmd.jobs.model import JobInfo, JobRef
 from jarvice_slurmd.web import wire
+from jarvice_slurmd.web.readiness import Readiness
 from jarvice_slurmd.web.resource import Answer, ApiRequest, error_answer, json_answer
 
 _EMPTY: Final = Answer(content_type="text/plain; charset=utf-8")
@@ -19,8 +19,7 @@ _EMPTY: Final = Answer(content_type="text/plain; charset=utf-8")
 class Api:
     """Turns requests into the scheduler's use cases and their outcomes into answers.
 
-    `job_info` says how interactive jobs are reached, None where there are none; `not_ready` says
-    why the login node can't be asked at this moment, or None when it can.
+    `job_info` says how interactive jobs are reached, None where there are none.
     """
 
     def __init__(
@@ -28,23 +27,23 @@ class Api:
         scheduler: IScheduler,
         *,
         executor: str,
-        not_ready: Callable[[], str | None],
+        readiness: Readiness,
         job_info: IJobInfo | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._job_info = job_info
         self._executor = executor
-        self._not_ready = not_ready
+        self._readiness = readiness
 
     async def live(self, request: ApiRequest) -> Answer:
         """GET /live: the process runs."""
         return json_answer({"status": "OK"})
 
     async def ready(self, request: ApiRequest) -> Answer:
-        """GET /ready: the login node has answered and the link is up."""
-        reason = self._not_ready()
-        if reason is not None:
-            return json_answer({"status": "BAD", "reason": reason}, 503)
+        """GET /ready: the link is up, Slurm answers, and our folder can be written to."""
+        error = await self._readiness.error()
+        if error is not None:
+            return json_answer({"status": "BAD", "reason": str(error)}, 503)
         return json_answer({"status": "OK", "version": __version__})
 
     async def gc(self, request: ApiRequest) -> Answer:
@@ -52,7 +51,7 @@ class Api:
         try:
             await self._scheduler.collect_garbage()
         except JarviceSlurmdError as error:
-            return json_answer({"status": "BAD", "error": str(error)}, 500)
+            return json_answer({"status": "BAD", "error": str(error)}, 500, error)
         return json_answer({"status": "OK"})
 
     async def nodes(self, request: ApiRequest) -> Answer:

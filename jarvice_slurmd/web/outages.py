@@ -24,8 +24,13 @@ from jarvice_slurmd.slurm.output import SlurmOutputError
 
 _log = logging.getLogger(__name__)
 
-#: What lasts until somebody mends it.
-_OUTAGES: Final = (SlurmUnavailableError, StorageError, CommandTimedOutError, LoginShellError)
+#: What lasts until somebody mends it, and what works again then.
+_OUTAGES: Final[dict[type[JarviceSlurmdError], str]] = {
+    SlurmUnavailableError: "Slurm",
+    StorageError: "The cluster's storage",
+    CommandTimedOutError: "The cluster",
+    LoginShellError: "The login shell",
+}
 
 #: What the SSH link tells by itself, loss and return.
 _LINK: Final = (NotConnectedError, LinkLostError)
@@ -43,15 +48,19 @@ class _Outage:
 class Outages:
     """What is out of order as the answers of the endpoints tell it.
 
-    An outage is over when an endpoint that failed by it has had an answer from the cluster.
+    An outage is over when an endpoint that failed by it has had an answer from the cluster; what
+    was asked before that and fails later is no new one.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._outages: dict[type[JarviceSlurmdError], _Outage] = {}
+        self._over_at: dict[type[JarviceSlurmdError], float] = {}
 
-    def failed(self, endpoint: str, code: int, error: JarviceSlurmdError) -> None:
-        """An endpoint answered with an error."""
+    def failed(
+        self, endpoint: str, code: int, error: JarviceSlurmdError, *, asked_at: float
+    ) -> None:
+        """An endpoint answered with an error what it was asked at that time of the clock."""
         kind = next((kind for kind in _OUTAGES if isinstance(error, kind)), None)
         if kind is None:
             level = logging.WARNING if isinstance(error, _EVENTS) else logging.INFO
@@ -60,6 +69,9 @@ class Outages:
                 self.answered(endpoint)
             return
         outage = self._outages.get(kind)
+        if outage is None and asked_at < self._over_at.get(kind, asked_at):
+            _log.info("%s: %d %s", endpoint, code, error)
+            return
         if outage is None:
             outage = self._outages[kind] = _Outage(self._clock.seconds())
             _log.warning("%s: %d %s (told once until it is over)", endpoint, code, error)
@@ -72,5 +84,7 @@ class Outages:
         for kind, outage in tuple(self._outages.items()):
             if endpoint in outage.endpoints:
                 del self._outages[kind]
+                self._over_at[kind] = self._clock.seconds()
                 seconds = self._clock.seconds() - outage.since
-                _log.warning("%s works again after %.0f s", endpoint, seconds)
+                what = _OUTAGES[kind]
+                _log.warning("%s works again after %.0f s, says %s", what, seconds, endpoint)

@@ -44,18 +44,19 @@ STATUS_CODES: Final[tuple[tuple[type[JarviceSlurmdError], int], ...]] = (
 
 @frozen(kw_only=True)
 class Answer:
-    """What goes back: a status code, a content type and the bytes."""
+    """What goes back: a status code, a content type and the bytes; `error` is what they tell of."""
 
     code: int = 200
     content_type: str = "application/json"
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
+    error: JarviceSlurmdError | None = None
 
 
-def json_answer(value: object, code: int = 200) -> Answer:
+def json_answer(value: object, code: int = 200, error: JarviceSlurmdError | None = None) -> Answer:
     """An answer in JSON; characters that UTF-8 can't say are replaced."""
     text = json.dumps(value, ensure_ascii=True)
-    return Answer(code=code, body=text.encode("ascii"))
+    return Answer(code=code, body=text.encode("ascii"), error=error)
 
 
 def error_answer(code: int, sentence: str, *headers: tuple[str, str]) -> Answer:
@@ -73,7 +74,7 @@ def answer_for(error: JarviceSlurmdError) -> Answer:
     """The answer that an error becomes."""
     for kind, code in STATUS_CODES:
         if isinstance(error, kind):
-            return error_answer(code, str(error))
+            return json_answer({"error": str(error)}, code, error)
     return INTERNAL_ERROR
 
 
@@ -220,7 +221,8 @@ class LeafResource(Resource):
     def render(self, request: ApiRequest) -> int:
         """Start answering; see twisted.web.resource.Resource.render."""
         self._requests.began()
-        answering = Deferred.fromCoroutine(self._answer(request))
+        asked_at = self._clock.seconds()
+        answering = Deferred.fromCoroutine(self._answer(request, asked_at))
         over = False
 
         def finish(answer: Answer | None) -> None:
@@ -242,7 +244,7 @@ class LeafResource(Resource):
             error = CommandTimedOutError(
                 f"the cluster did not answer within {self._answer_seconds:g} s"
             )
-            self._outages.failed(_endpoint(request), 504, error)
+            self._outages.failed(_endpoint(request), 504, error, asked_at=asked_at)
             send(request, answer_for(error))
             if self._is_question:
                 answering.cancel()
@@ -260,7 +262,7 @@ class LeafResource(Resource):
         answering.addBoth(ended)
         return server.NOT_DONE_YET
 
-    async def _answer(self, request: ApiRequest) -> Answer:
+    async def _answer(self, request: ApiRequest, asked_at: float) -> Answer:
         if self._server_key is not None and not _is_authorised(request, self._server_key):
             return error_answer(
                 401,
@@ -280,9 +282,11 @@ class LeafResource(Resource):
             answer = await self._handler(request)
         except JarviceSlurmdError as error:
             answer = answer_for(error)
-            self._outages.failed(_endpoint(request), answer.code, error)
-        else:
-            self._outages.answered(_endpoint(request))
+        endpoint = _endpoint(request)
+        if answer.error is not None:
+            self._outages.failed(endpoint, answer.code, answer.error, asked_at=asked_at)
+        elif answer.code < 500:
+            self._outages.answered(endpoint)
         return answer
 
 

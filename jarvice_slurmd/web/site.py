@@ -34,6 +34,7 @@ def make_site(
     api: Api,
     requests: Requests,
     *,
+    outages: Outages,
     server_key: str | None,
     max_body_bytes: int,
     reactor: IReactorTime,
@@ -44,7 +45,6 @@ def make_site(
     `server_key` is ``user:password``, None when nobody has to say it; `max_body_bytes` bounds a
     request's body, `answer_seconds` how long its caller waits for an answer.
     """
-    outages = Outages(reactor)
 
     def leaf(
         method: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
@@ -127,15 +128,15 @@ class OutageTestCase(FaultTestCase):
         self.assert_honest(answers)
         self.assertEqual(answers["ready"].code, 200)
 
-    async def until_not_ready(self, client: DaemonClient | None = None) -> str:
-        """Wait until /ready is 503; returns its reason."""
+    async def until_not_ready(self, client: DaemonClient | None = None, words: str = "") -> str:
+        """Wait until /ready is 503 and its reason holds these words; returns it."""
         reasons: list[str] = []
 
         async def is_not_ready() -> bool:
             answer = await (client or self.client).get("/ready")
-            if answer.code == 503:
+            if answer.code == 503 and re.search(words, answer.json["reason"]):
                 reasons.append(answer.json["reason"])
-            return answer.code == 503
+            return bool(reasons)
 
         await self.until(is_not_ready)
         return reasons[0]
@@ -154,6 +155,7 @@ class OutageTestCase(FaultTestCase):
         await pause(1.2)
         for _ in range(rounds):
             self.assert_honest(await self.ask(), *failing)
+        self.assertTrue(await self.until_not_ready())
         await mend()
         await self.assert_works_again()
         lines = self.replica.told(before)

@@ -20,6 +20,8 @@ from jarvice_slurmd.scheduler import SlurmScheduler
 from jarvice_slurmd.snapshot import QueueSnapshot
 from jarvice_slurmd.ssh.shell import encode_script
 from jarvice_slurmd.web.api import Api
+from jarvice_slurmd.web.outages import Outages
+from jarvice_slurmd.web.readiness import Readiness
 from jarvice_slurmd.web.resource import Requests
 from jarvice_slurmd.web.site import make_site
 from test.fakes import SETTINGS
@@ -101,9 +103,12 @@ class BadInputTestCase(ApiTestCase):
             self.node.stub(command)
         self.shell = SandboxShell(self.node)
         scheduler = SlurmScheduler(self.shell, QueueSnapshot(self.shell, self.clock), SETTINGS)
+        outages = Outages(self.clock)
+        readiness = Readiness(lambda: None, scheduler.check, self.clock, outages)
         self.site = make_site(
-            Api(scheduler, executor="singularity", not_ready=lambda: None),
+            Api(scheduler, executor="singularity", readiness=readiness),
             Requests(),
+            outages=outages,
             server_key=None,
             max_body_bytes=self.max_body_bytes,
             reactor=self.clock,

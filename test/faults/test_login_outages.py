@@ -28,7 +28,7 @@ class LoginNodeTests(OutageTestCase):
     async def test_sshd_down(self) -> None:
         """Nobody listens: 503 at once, and /ready tells why."""
         await self.stop_part("sshd", kill=True)
-        await self.until_reason("refused")
+        await self.until_not_ready(words="refused")
         await self.assert_told(
             *SLURM,
             *FOLDERS,
@@ -48,7 +48,7 @@ class LoginNodeTests(OutageTestCase):
         authorized.write_text("")
         before = len(self.replica.lines)
         self.cut_link()
-        reason = await self.until_reason("does not accept the key SHA256:")
+        reason = await self.until_not_ready(words="does not accept the key SHA256:")
         self.assertNotIn("PRIVATE", reason)
 
         async def mend() -> None:
@@ -75,7 +75,7 @@ class LoginNodeTests(OutageTestCase):
         other = {path: self.other_key(path) for path in files}
         self.write(other)
         await self.start_part("sshd")
-        await self.until_reason("the host key of")
+        await self.until_not_ready(words="the host key of")
 
         async def mend() -> None:
             await deferToThread(self.cluster.stop, "sshd", kill=True)
@@ -95,19 +95,6 @@ class LoginNodeTests(OutageTestCase):
     def write(self, files: dict[Path, bytes]) -> None:
         for path, content in files.items():
             path.write_bytes(content)
-
-    async def until_reason(self, words: str) -> str:
-        """Wait until /ready says 503 with these words."""
-        reasons: list[str] = []
-
-        async def is_told() -> bool:
-            answer = await self.client.get("/ready")
-            if answer.code == 503:
-                reasons.append(answer.json["reason"])
-            return bool(reasons) and words in reasons[-1]
-
-        await self.until(is_told)
-        return reasons[-1]
 
     async def test_cut(self) -> None:
         """A cut link is back by itself; what was asked meanwhile waits for it or is told."""
@@ -202,8 +189,7 @@ class SilenceTests(WireTestCase):
         for _ in range(2):
             for answers in await self.of_both(replicas, self.ask):
                 self.assert_honest(answers, *SLURM, *FOLDERS)
-            for reason in await self.of_both(replicas, self.until_not_ready):
-                self.assertIn("not answer", reason)
+            await self.of_both(replicas, self.until_the_link_is_lost)
         self.wire.set()
         self.let_go(frozen)
         await self.of_both(replicas, self.assert_works_again)
@@ -211,6 +197,10 @@ class SilenceTests(WireTestCase):
             lines = replica.told(since)
             for words in ("Lost the SSH link", "is back after"):
                 self.assertEqual(len([line for line in lines if words in line]), 1, lines)
+
+    async def until_the_link_is_lost(self, client: DaemonClient) -> None:
+        """It is noticed on the link that was up, and told of the next one that is tried."""
+        await self.until_not_ready(client, "has not answered|no answer from the login node")
 
     async def of_both(
         self, replicas: Iterable[Replica], ask: Callable[[DaemonClient], Awaitable[T]]

@@ -146,6 +146,7 @@ class StorageTests(OutageTestCase):
         self.assertEqual(answer.code, 503, answer.body)
         self.assertEqual((await self.client.get("/gc")).code, 500)
         self.assert_honest(await self.ask(), "submit", "exitstatus", "tail", "gc")
+        self.assertIn("mounted", await self.until_not_ready())
         await self.unmount_one()
         await self.assert_works_again()
         await self.assert_unasked_is_right()

@@ -12,6 +12,7 @@ from jarvice_slurmd.slurm.commands import (
     render_list_folder,
     render_root,
     render_tail,
+    render_write_check,
 )
 from test.properties import names, paths, property_test
 from test.slurm.sandbox import Sandbox
@@ -61,6 +62,38 @@ class TailTests(SynchronousTestCase):
         """A file of any name that a job can have."""
         self.node.write(f"{name}.out", f"of {name}\n")
         self.assertEqual(self.tail(1, name=name), (0, f"of {name}\n".encode()))
+
+
+class WriteCheckTests(SynchronousTestCase):
+    """`render_write_check`."""
+
+    def setUp(self) -> None:
+        self.node = Sandbox()
+        self.addCleanup(self.node.remove)
+
+    def check(self, root: str = _ROOT) -> tuple[int, bytes]:
+        result = self.node.run(render_write_check(root=root))
+        return result.status, result.stderr
+
+    def test_writable(self) -> None:
+        """The first time and again; nothing is left."""
+        for _ in range(2):
+            self.assertEqual(self.check(), (0, b""))
+            self.assertEqual(os.listdir(f"{self.node.home}/.jarvice"), [])
+
+    def test_not_writable(self) -> None:
+        """Why not stands in stderr."""
+        os.makedirs(f"{self.node.home}/.jarvice/.writable")
+        status, stderr = self.check()
+        self.assertEqual(status, Status.NO_FOLDER)
+        self.assertIn(b".writable", stderr)
+
+    def test_not_mounted(self) -> None:
+        """A mount point that is not there is not made."""
+        status, stderr = self.check(render_root(f"{self.node.folder}/scratch/"))
+        self.assertEqual(status, Status.NO_FOLDER)
+        self.assertIn(b"is not there", stderr)
+        self.assertFalse(os.path.exists(f"{self.node.folder}/scratch"))
 
 
 class ListFolderTests(SynchronousTestCase):

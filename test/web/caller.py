@@ -17,6 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import HTTPChannel
 
 from jarvice_slurmd.web.api import Api
+from jarvice_slurmd.web.outages import Outages
+from jarvice_slurmd.web.readiness import Readiness
 from jarvice_slurmd.web.resource import Requests
 from jarvice_slurmd.web.site import make_site
 from test.fakes import FakeScheduler
@@ -114,10 +116,13 @@ class ApiTestCase(SynchronousTestCase):
         self.scheduler = FakeScheduler()
         self.requests = Requests()
         self.not_ready: str | None = None
-        api = Api(self.scheduler, executor="singularity", not_ready=lambda: self.not_ready)
+        outages = Outages(self.clock)
+        readiness = Readiness(lambda: self.not_ready, self.scheduler.check, self.clock, outages)
+        api = Api(self.scheduler, executor="singularity", readiness=readiness)
         self.site = make_site(
             api,
             self.requests,
+            outages=outages,
             server_key=self.server_key,
             max_body_bytes=self.max_body_bytes,
             reactor=self.clock,

@@ -6,7 +6,7 @@ import base64
 from typing import Any
 
 from jarvice_slurmd import __version__
-from jarvice_slurmd.errors import NotConnectedError
+from jarvice_slurmd.errors import NotConnectedError, SlurmUnavailableError
 from jarvice_slurmd.jobs.model import JobRef
 from test.web.caller import ApiTestCase, Response
 
@@ -43,6 +43,14 @@ class ProbeTests(ApiTestCase):
         response = self.get("/ready")
         self.assertEqual(response.status, 503)
         self.assertEqual(response.json(), {"status": "BAD", "reason": "Connection refused"})
+        self.assertEqual(self.scheduler.calls, [])
+
+    def test_cluster_not_ready(self) -> None:
+        """The link is up, and the cluster can't be asked all the same."""
+        self.scheduler.error = SlurmUnavailableError("slurmctld is away")
+        response = self.get("/ready")
+        self.assertEqual(response.status, 503)
+        self.assertEqual(response.json(), {"status": "BAD", "reason": "slurmctld is away"})
 
     def test_gc(self) -> None:
         """A command ran; or none did."""

@@ -32,11 +32,11 @@ class OutageTests(ApiTestCase):
 
     def test_told_twice(self) -> None:
         """Once with the reason, once with how long it took, however often it was met."""
-        for kind in (
-            errors.SlurmUnavailableError,
-            errors.StorageError,
-            errors.CommandTimedOutError,
-            errors.LoginShellError,
+        for kind, what in (
+            (errors.SlurmUnavailableError, "Slurm"),
+            (errors.StorageError, "The cluster's storage"),
+            (errors.CommandTimedOutError, "The cluster"),
+            (errors.LoginShellError, "The login shell"),
         ):
             self.lines.clear()
             self.scheduler.error = kind("why")
@@ -47,7 +47,8 @@ class OutageTests(ApiTestCase):
             self.assertRegex(told, r"GET /running: 50[34] why \(told once")
             self.scheduler.error = None
             self.ask()
-            self.assertEqual(self.lines, [told, "GET /running works again after 25 s"])
+            over = f"{what} works again after 25 s, says GET /running"
+            self.assertEqual(self.lines, [told, over])
 
     def test_too_late(self) -> None:
         """A cluster that lets callers wait too long is an outage too."""
@@ -70,7 +71,8 @@ class OutageTests(ApiTestCase):
         self.assertEqual(len(self.lines), 1)
         self.scheduler.error = errors.JobStillRunningError("runs")
         self.post("/exitstatus", REF)
-        self.assertEqual(self.lines[1], "POST /exitstatus works again after 0 s")
+        over = "The cluster's storage works again after 0 s, says POST /exitstatus"
+        self.assertEqual(self.lines[1], over)
 
     def test_two_at_once(self) -> None:
         """Two outages are told apart."""
@@ -109,4 +111,34 @@ class OutageTests(ApiTestCase):
         self.assertEqual(len(self.lines), 1)
         self.scheduler.error = errors.NoOutputError("none")
         self.post("/request/b/3/4/tail", {})
-        self.assertEqual(self.lines[1], "POST /request/…/tail works again after 0 s")
+        over = "The cluster's storage works again after 0 s, says POST /request/…/tail"
+        self.assertEqual(self.lines[1], over)
+
+    def test_asked_before(self) -> None:
+        """What was asked before an outage was over, and fails after, begins no other."""
+        connection = self.connect()
+        hold: Deferred[None] = Deferred()
+        self.scheduler.error = errors.SlurmUnavailableError("away")
+        self.get("/running")
+        self.scheduler.hold = hold
+        connection.request("GET", "/queued")
+        self.clock.advance(1)
+        self.scheduler.hold = self.scheduler.error = None
+        self.get("/running")
+        self.assertEqual(len(self.lines), 2)
+        self.scheduler.error = errors.SlurmUnavailableError("away")
+        hold.callback(None)
+        self.assertEqual(len(self.lines), 2)
+        self.get("/running")
+        self.assertEqual(len(self.lines), 3)
+
+    def test_probes(self) -> None:
+        """GET /ready and GET /gc answer by themselves when the cluster does not; it is told too."""
+        self.scheduler.error = errors.SlurmUnavailableError("away")
+        for path in ("/ready", "/gc", "/ready"):
+            self.get(path)
+        self.assertEqual(self.lines, ["GET /ready: 503 away (told once until it is over)"])
+        self.scheduler.error = None
+        self.clock.advance(3)
+        self.get("/ready")
+        self.assertEqual(self.lines[1:], ["Slurm works again after 3 s, says GET /ready"])
