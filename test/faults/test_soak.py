@@ -34,7 +34,7 @@ class SoakTests(OutageTestCase):
         await read_two_gigabytes(self.cluster, replicas, figures, job)
         self.assertEqual(figures.wrong, [])
         self.assertGreater(figures.injected["every SSH connection is cut"], 1)
-        self.assertGreater(figures.jobs["ended, right and once"], 20)
+        self.assertGreater(figures.jobs["ended, right and once"], 10)
         self.assertEqual(figures.jobs["ended, right and once"], figures.jobs["submitted"])
 
 
