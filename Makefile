@@ -82,7 +82,9 @@ $(AUDIT_VENV)/.made: requirements/audit.txt
 # Asks PyPI itself, so it is not part of `make test`; where a mirror has no such data it says so, and
 # fails.
 audit: $(AUDIT_VENV)/.made
-	$(AUDIT_VENV)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/runtime.txt
+	@$(AUDIT_VENV)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/runtime.txt || { \
+	    echo "Not audited, or not clean. Where a dependency could not be audited, the package index that" \
+	        "pip is configured for has no data on vulnerabilities: ask PyPI itself." >&2; exit 1; }
 
 # Needs pip-tools; the locks hold hashes and no registry's name.
 COMPILE := pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
