@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThread
 
 from deploy.devcluster import processes
 from test.cluster.daemon import DaemonClient
-from test.faults.outage_case import OutageTestCase
+from test.faults.outage_case import BOUND, OutageTestCase
 from test.faults.replica import FOLDERS, SLURM, Replica
 from test.faults.stage import pause
 from test.faults.wire import Wire
@@ -153,7 +153,7 @@ class LatePacketsTests(WireTestCase):
         for _ in range(3):
             for endpoint, asked in (await self.ask()).items():
                 said = (endpoint, asked.code, asked.response.body[:200])
-                self.assertLess(asked.seconds, 25, said)
+                self.assertLess(asked.seconds, BOUND, said)
                 if asked.code == 200 and endpoint != "ready":
                     self.assert_right(endpoint, asked)
                 else:
