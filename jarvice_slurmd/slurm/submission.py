@@ -70,6 +70,7 @@ def render_submit(
         f'head -c {len(content)} >"${{made}}{file}"' for file, content in texts.items()
     )
     made = " ".join(f"new/{file}" for file in (*texts, "number", "intent"))
+    job_name = quote(NAME_PREFIX + name)
     # The line that the last one ends with is the here-document's.
     text = quote(batch_script.removesuffix("\n"))
     script = f"""{NEUTRAL}umask 077
@@ -102,15 +103,24 @@ note() {{
     echo "$1" >jobid.{attempt} || return
     ln jobid.{attempt} jobid 2>/dev/null || [ -s jobid ] || mv -f jobid.{attempt} jobid
 }}
+# Of lines "<job id>|<name>" the ids of those of our very name: what --name finds may differ in
+# case, in accounting also in accents and in blanks at its end.
+of_this_name() {{
+    while IFS= read -r line; do
+        [ "${{line#*|}}" != {job_name} ] || echo "${{line%%|*}}"
+    done
+}}
 made=
 if [ ! -s jobid ] && [ -e intent ]; then
     made=new/
-    found=$(squeue --noheader --states=all --user="$(id -un)" --name={quote(NAME_PREFIX + name)} \\
-        --format=%i) || exit {Status.NO_ANSWER}
+    found=$(squeue --noheader --states=all --user="$(id -un)" --name={job_name} \\
+        --format='%i|%j') || exit {Status.NO_ANSWER}
+    found=$(printf '%s\\n' "$found" | of_this_name)
     if [ -z "$found" ]; then
         since=$(($(date -r intent +%s) - {_CLOCKS_APART}))
-        found=$(sacct -nXP --user="$(id -un)" --name={quote(NAME_PREFIX + name)} \\
-            --starttime="$(date -d "@$since" +%Y-%m-%dT%H:%M:%S)" --format=JobIDRaw 2>/dev/null)
+        found=$(sacct -nXP --user="$(id -un)" --name={job_name} \\
+            --starttime="$(date -d "@$since" +%Y-%m-%dT%H:%M:%S)" --format=JobIDRaw,JobName \\
+            2>/dev/null | of_this_name)
     fi
     found=$(printf '%s\\n' "$found" | sort -n | head -n 1)
     [ -z "$found" ] || note "$found"

@@ -20,6 +20,8 @@ from test.slurm.sandbox import Sandbox
 _NODE = b"echo node\n'\"\\\xff\n"
 _BATCH = '#!/bin/bash\necho "it\'s" `batch` \\\\ $HOME \\\n\nEND\n'
 _ROOT = render_root(None)
+#: What squeue and sacct say of the job that the first attempt made.
+_QUEUED = "echo '41|jarvice_x'"
 
 
 def _submit(
@@ -261,7 +263,7 @@ class InterruptedTests(SubmitTestCase):
 
     def test_adopted_from_the_queue(self) -> None:
         """The job is found by its whole name, also when it has ended, and sbatch not called."""
-        self.node.stub("squeue", "echo 41")
+        self.node.stub("squeue", _QUEUED)
         self.assertEqual(self.submit().stdout, b"41\n")
         self.assertEqual(self.node.calls("sbatch"), [])
         self.assertEqual((self.submission / "jobid").read_text(), "41\n")
@@ -271,8 +273,22 @@ class InterruptedTests(SubmitTestCase):
 
     def test_several(self) -> None:
         """Where Slurm made several of it, the first is the job."""
-        self.node.stub("squeue", "echo 100; echo 41; echo 99")
+        queued = "\n".join(f"echo '{jobid}|jarvice_x'" for jobid in (100, 41, 99))
+        self.node.stub("squeue", queued)
         self.assertEqual(self.submit().stdout, b"41\n")
+
+    def test_similar_names(self) -> None:
+        """squeue's --name knows no case, sacct's neither accents nor blanks: theirs are others."""
+        others = "\n".join(
+            f"echo '{jobid}|{name}'"
+            for jobid, name in ((12, "jarvice_X"), (13, "jarvice_x "), (14, "jarvice_x|"))
+        )
+        self.node.stub("squeue", others)
+        self.node.stub("sacct", others)
+        self.assertEqual(self.submit(attempt="a2").stdout, b"99\n")
+        (self.submission / "jobid").unlink()
+        self.node.stub("sacct", f"{others}\n{_QUEUED}")
+        self.assertEqual(self.submit(attempt="a3").stdout, b"41\n")
 
     def test_made_while_it_was_made_again(self) -> None:
         """Slurm makes a job of the first attempt late: begun first it is the one, the other goes.
@@ -287,7 +303,7 @@ class InterruptedTests(SubmitTestCase):
 
     def test_adopted_from_accounting(self) -> None:
         """A job that the queue has forgotten is found there, looked for since the attempt."""
-        self.node.stub("sacct", "echo 41")
+        self.node.stub("sacct", _QUEUED)
         self.assertEqual(self.submit().stdout, b"41\n")
         self.assertEqual(self.node.calls("sbatch"), [])
         (call,) = self.node.calls("sacct")
@@ -304,7 +320,7 @@ class InterruptedTests(SubmitTestCase):
     def test_nothing_secret_stays(self) -> None:
         """A text that a third attempt was ended over goes when the job has been found."""
         staged = self.node.write("submit/x/new/node.sh", "secret")
-        self.node.stub("squeue", "echo 41")
+        self.node.stub("squeue", _QUEUED)
         self.assertEqual(self.submit().stdout, b"41\n")
         self.assertFalse(staged.exists())
 
@@ -317,7 +333,7 @@ class InterruptedTests(SubmitTestCase):
             self.assertEqual(result.status, Status.NO_FOLDER)
             self.assertEqual(self.node.files(), before)
         self.assertEqual(self.node.calls("sbatch"), [])
-        self.node.stub("squeue", "echo 41")
+        self.node.stub("squeue", _QUEUED)
         self.assertEqual(self.submit().stdout, b"41\n")
 
     def test_nobody_knows_it(self) -> None:
@@ -337,7 +353,7 @@ class InterruptedTests(SubmitTestCase):
 
     def test_other_number(self) -> None:
         """The interrupted job is not given to another."""
-        self.node.stub("squeue", "echo 41")
+        self.node.stub("squeue", _QUEUED)
         self.assertEqual(self.submit(number=8).status, Status.OTHER_JOB)
 
 
@@ -357,7 +373,7 @@ class AroundProgramsTests(SubmitTestCase):
                 self.node.stub(program, fault)
                 self.assertNotEqual(self.submit().status, 0, fault)
                 if self.node.calls("sbatch"):
-                    self.node.stub("squeue", "echo 41")
+                    self.node.stub("squeue", _QUEUED)
                 self.node.stub(program, f"exec {real}")
                 self.assertEqual(self.submit(attempt="a2").stdout, b"41\n", fault)
                 self.assertEqual(len(self.node.calls("sbatch")), 1, fault)
@@ -405,7 +421,7 @@ class RefusedTests(SubmitTestCase):
         """Slurm has a job of that name, or does not answer, or it was tried again: all stays."""
         self.submit()
         before = self.node.files()
-        self.node.stub("squeue", "echo 41")
+        self.node.stub("squeue", _QUEUED)
         self.node.run(_forget())
         self.node.stub("squeue", "exit 1")
         self.node.run(_forget())
@@ -514,7 +530,7 @@ class RefusedTests(SubmitTestCase):
         )
         result = self.submit()
         self.assertEqual((result.status, result.stdout), (0, b"41\n"))
-        self.node.stub("squeue", "echo 41")
+        self.node.stub("squeue", _QUEUED)
         self.assertEqual(self.submit(attempt="a2").stdout, b"41\n")
         self.assertEqual(len(self.node.calls("sbatch")), 1)
         self.assertEqual((self.submission / "jobid").read_text(), "41\n")
