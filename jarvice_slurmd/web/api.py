@@ -10,8 +10,9 @@ from jarvice_slurmd.errors import InvalidArgumentsError, JarviceSlurmdError
 from jarvice_slurmd.interfaces import IJobInfo, IScheduler
 from jarvice_slurmd.jobs.model import JobInfo, JobRef
 from jarvice_slurmd.web import wire
+from jarvice_slurmd.web.answers import Answer, error_answer, json_answer
 from jarvice_slurmd.web.readiness import Readiness
-from jarvice_slurmd.web.resource import Answer, ApiRequest, error_answer, json_answer
+from jarvice_slurmd.web.request import ApiRequest
 
 _EMPTY: Final = Answer(content_type="text/plain; charset=utf-8")
 

@@ -1,155 +1,25 @@
-"""Asynchronous resources, and the one table from domain errors to status codes."""
+"""Asynchronous resources: one endpoint each, asked for the key, answered in time."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hmac
-import json
 import logging
 from collections.abc import Awaitable, Callable
-from io import BytesIO
-from typing import Final
 
-from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web import http, server
 from twisted.web.resource import Resource
 
-from jarvice_slurmd import errors
 from jarvice_slurmd.errors import CommandTimedOutError, JarviceSlurmdError
-from jarvice_slurmd.slurm.output import SlurmOutputError
+from jarvice_slurmd.web.answers import INTERNAL_ERROR, Answer, answer_for, error_answer, send
 from jarvice_slurmd.web.outages import Outages
+from jarvice_slurmd.web.request import ApiRequest
 
 _log = logging.getLogger(__name__)
-
-#: PROTOCOL §1, "Errors". The first type that an error is an instance of decides.
-STATUS_CODES: Final[tuple[tuple[type[JarviceSlurmdError], int], ...]] = (
-    (errors.InvalidArgumentsError, 400),
-    (errors.NotListableError, 401),
-    (errors.UnknownJobError, 404),
-    (errors.NoOutputError, 404),
-    (errors.JobStillRunningError, 409),
-    (errors.SlurmRefusedError, 502),
-    (SlurmOutputError, 502),
-    (errors.OutputTooLargeError, 502),
-    (errors.CommandTimedOutError, 504),
-    (errors.SlurmUnavailableError, 503),
-    (errors.StorageError, 503),
-    (errors.RemoteShellError, 503),
-)
-
-
-@frozen(kw_only=True)
-class Answer:
-    """What goes back: a status code, a content type and the bytes; `error` is what they tell of."""
-
-    code: int = 200
-    content_type: str = "application/json"
-    body: bytes = b""
-    headers: tuple[tuple[str, str], ...] = ()
-    error: JarviceSlurmdError | None = None
-
-
-def json_answer(value: object, code: int = 200, error: JarviceSlurmdError | None = None) -> Answer:
-    """An answer in JSON; characters that UTF-8 can't say are replaced."""
-    text = json.dumps(value, ensure_ascii=True)
-    return Answer(code=code, body=text.encode("ascii"), error=error)
-
-
-def error_answer(code: int, sentence: str, *headers: tuple[str, str]) -> Answer:
-    """PROTOCOL §1: an object with one sentence that a person can act on."""
-    answer = json_answer({"error": sentence}, code)
-    return Answer(code=code, body=answer.body, headers=headers)
-
-
-INTERNAL_ERROR: Final = error_answer(
-    500, "something went wrong inside the scheduler; its log says what"
-)
-
-
-def answer_for(error: JarviceSlurmdError) -> Answer:
-    """The answer that an error becomes."""
-    for kind, code in STATUS_CODES:
-        if isinstance(error, kind):
-            return json_answer({"error": str(error)}, code, error)
-    return INTERNAL_ERROR
-
-
-class ApiRequest(server.Request):
-    """A request whose body is bounded: in bytes, else it is answered 413, and in time, else 408."""
-
-    max_body_bytes: int = 64 * 1024 * 1024
-    # Less than the silence after which a connection is closed (Site's 60 s): this has words.
-    body_seconds: float = 55.0
-    clock: IReactorTime
-    _late: IDelayedCall | None = None
-
-    def gotLength(self, length: int | None) -> None:
-        """The headers are in; refuse a body that says it is too large before reading it."""
-        self._received = 0
-        self._refused = False
-        if length is not None and length > self.max_body_bytes:
-            self.content = BytesIO()
-            self._refuse_size()
-            return
-        super().gotLength(length)  # type: ignore[no-untyped-call]
-        if length != 0:
-            self._late = self.clock.callLater(self.body_seconds, self._refuse_slowness)
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """A part of the body is in."""
-        self._received += len(data)
-        if self._refused:
-            return
-        if self._received > self.max_body_bytes:
-            self._refuse_size()
-        else:
-            super().handleContentChunk(data)  # type: ignore[no-untyped-call]
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The caller has gone, perhaps in the middle of its body."""
-        self._stop_waiting()
-        super().connectionLost(reason)  # type: ignore[no-untyped-call]
-
-    def _stop_waiting(self) -> None:
-        if self._late is not None and self._late.active():
-            self._late.cancel()
-
-    def _refuse_size(self) -> None:
-        self._refuse(
-            "413 Content Too Large", f"the body is larger than {self.max_body_bytes} bytes"
-        )
-
-    def _refuse_slowness(self) -> None:
-        sentence = f"the body did not come within {self.body_seconds:g} s"
-        self._refuse("408 Request Timeout", sentence)
-
-    def _refuse(self, status: str, sentence: str) -> None:
-        self._refused = True
-        self._stop_waiting()
-        answer = error_answer(int(status[:3]), sentence)
-        head = (
-            f"HTTP/1.1 {status}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(answer.body)}\r\n\r\n"
-        )
-        self.channel.write(head.encode("ascii") + answer.body)
-        self.channel.setTimeout(None)
-        self.channel.loseConnection()
-
-    def body(self) -> bytes:
-        """The whole body; it is bounded."""
-        assert self.content is not None
-        self.content.seek(0)
-        return bytes(self.content.read())
-
-    def process(self) -> None:
-        """Hand a complete request to its resource."""
-        self._stop_waiting()
-        if not self._refused:
-            super().process()  # type: ignore[no-untyped-call]
 
 
 class Requests:
@@ -311,19 +181,6 @@ class NotFoundResource(Resource):
 def _not_found(request: http.Request) -> Answer:
     path = request.path.decode("ascii", "backslashreplace")
     return error_answer(404, f"there is no endpoint {path[:200]}")
-
-
-def send(request: http.Request, answer: Answer) -> None:
-    """Send an answer and end the request."""
-    request.setResponseCode(answer.code)
-    request.setHeader("Content-Type", answer.content_type)
-    request.setHeader("Content-Length", str(len(answer.body)))
-    request.setHeader("Cache-Control", "no-store")
-    for name, value in answer.headers:
-        request.setHeader(name, value)
-    if request.method != b"HEAD":
-        request.write(answer.body)
-    request.finish()
 
 
 def _is_authorised(request: http.Request, server_key: str) -> bool:

@@ -10,13 +10,8 @@ from twisted.web.server import Site
 
 from jarvice_slurmd.web.api import Api
 from jarvice_slurmd.web.outages import Outages
-from jarvice_slurmd.web.resource import (
-    ApiRequest,
-    Handler,
-    LeafResource,
-    NotFoundResource,
-    Requests,
-)
+from jarvice_slurmd.web.request import ApiRequest
+from jarvice_slurmd.web.resource import Handler, LeafResource, NotFoundResource, Requests
 
 #: Upstream gives a cluster 20 to 30 s (PROTOCOL §1); one command may take 20 (Settings).
 ANSWER_SECONDS: Final = 24.0
