@@ -31,7 +31,7 @@ from jarvice_slurmd.interactive.response import ResponseReader
 from jarvice_slurmd.interactive.upstream import Upstream
 
 if TYPE_CHECKING:
-    from jarvice_slurmd.interactive.front import FrontChannel
+    from jarvice_slurmd.interactive.channel import FrontChannel
 
 # Methods that may be sent twice when a kept connection turns out to be closed (RFC 9110 §9.2.1).
 _SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
