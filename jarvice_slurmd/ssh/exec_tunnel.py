@@ -35,7 +35,7 @@ _MAX_STDERR = 16 * 1024
 class ExecTunnelChannel(TunnelChannel):
     """A session channel whose command's stdin and stdout are the stream.
 
-    Flow control and ends are those of `TunnelChannel`; only a far end that breaks the connection
+    Flow control and ends are those of `StreamChannel`; only a far end that breaks the connection
     is told by the command's exit status.
     """
 

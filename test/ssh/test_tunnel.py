@@ -16,7 +16,8 @@ from zope.interface.verify import verifyObject
 
 from jarvice_slurmd.errors import ForwardingRefusedError, NotConnectedError, TunnelConnectError
 from jarvice_slurmd.ssh.flow import FlowConnection
-from jarvice_slurmd.ssh.tunnel import FIRST_WINDOW, TunnelChannel
+from jarvice_slurmd.ssh.stream import FIRST_WINDOW
+from jarvice_slurmd.ssh.tunnel import TunnelChannel
 from test.ssh.fake_transport import FakeServer
 from test.ssh.streams import HalfCloseRecorder, Recorder, Source, one
 
