@@ -17,8 +17,6 @@ from twisted.logger import Logger
 
 from jarvice_slurmd.errors import NotConnectedError
 
-SSH_PORT = 22
-
 # Strongest first; what a server may be asked for while nothing is pinned. No SHA-1, no DSA.
 HOST_KEY_ALGORITHMS = (
     b"ssh-ed25519",
