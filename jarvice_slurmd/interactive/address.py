@@ -6,6 +6,7 @@ import re
 from urllib.parse import quote, urlsplit
 
 from jarvice_slurmd.interactive.routing import JobsDomain
+from jarvice_slurmd.jobs.parameters import render_ingress_path
 from jarvice_slurmd.slurm.interactive import InteractiveRecord
 
 #: JARVICE's user inside every container.
@@ -43,11 +44,6 @@ def render_help(domain: JobsDomain, record: InteractiveRecord) -> str:
     return _FIELD.sub(lambda found: values.get(found[1], found[0]), record.help)
 
 
-def ingress_path(domain: JobsDomain, number: int) -> str:
-    """The path of a job's address without its slashes; empty by host."""
-    return domain.path.strip("/").replace("$", str(number))
-
-
 def _rest(domain: JobsDomain, record: InteractiveRecord) -> tuple[str, str, str]:
     """Path, query and fragment of an application's URL, behind its job's address."""
     values = _values(domain, record)
@@ -58,7 +54,7 @@ def _rest(domain: JobsDomain, record: InteractiveRecord) -> tuple[str, str, str]
     before, hash_sign, fragment = filled.partition("#")
     path, question_mark, query = before.partition("?")
     path = path.lstrip("/")
-    prefix = ingress_path(domain, record.number)
+    prefix = render_ingress_path(domain.path, record.number)
     if prefix and (path == prefix or path.startswith(f"{prefix}/")):
         path = path[len(prefix) :].lstrip("/")
     return _printable(path), _printable(question_mark + query), _printable(hash_sign + fragment)
@@ -76,6 +72,6 @@ def _values(domain: JobsDomain, record: InteractiveRecord) -> dict[str, str]:
         "NIMBIXPASSWD": record.password,
         "NIMBIXUSER": CONTAINER_USER,
         "JOBNAME": record.name,
-        "BASEURL": ingress_path(domain, record.number),
+        "BASEURL": render_ingress_path(domain.path, record.number),
         **random,
     }

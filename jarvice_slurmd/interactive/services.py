@@ -8,11 +8,12 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from jarvice_slurmd.errors import JarviceSlurmdError, TunnelConnectError, TunnelError
-from jarvice_slurmd.interactive.address import ingress_path, names_its_prefix, service_path
+from jarvice_slurmd.interactive.address import names_its_prefix, service_path
 from jarvice_slurmd.interactive.interfaces import Service
 from jarvice_slurmd.interactive.probe import Place, ServiceProbe
 from jarvice_slurmd.interactive.routing import JobsDomain
 from jarvice_slurmd.interfaces import IRemoteShell
+from jarvice_slurmd.jobs.parameters import render_ingress_path
 from jarvice_slurmd.slurm.interactive import (
     InteractiveRecord,
     parse_node_address,
@@ -69,7 +70,7 @@ class ServiceFinder:
         """The service, once it has answered; whether its prefix is taken off is noted for all."""
         place = Place(host=host, port=port, name=urlsplit(self.domain.url(record.number)).netloc)
         path = service_path(self.domain, record)
-        prefix = ingress_path(self.domain, record.number)
+        prefix = render_ingress_path(self.domain.path, record.number)
         if not prefix:
             await self.probe.answers(place, f"/{path}")
             return Service(host=host, port=port)

@@ -73,3 +73,13 @@ def render_parameters(parameters: Parameters) -> str:
         "SCNO_PROXY": quote(parameters.no_proxy),
     }
     return "\n".join(f"export {name}={word}" for name, word in values.items())
+
+
+def render_ingress_path(jobs_domain: str, number: int) -> str:
+    """The path of a job's address without its slashes (PROTOCOL §3, JARVICE_INGRESSPATH).
+
+    `jobs_domain` is JARVICE_JOBS_DOMAIN, or what of it begins with its path. Empty where jobs have
+    hosts of their own.
+    """
+    path = jobs_domain.rpartition("://")[2].partition("/")[2]
+    return path.strip("/").replace("$", str(number)) if "$" in path else ""

@@ -16,7 +16,7 @@ from jarvice_slurmd.jobs.images import (
     select_images,
 )
 from jarvice_slurmd.jobs.model import BatchJob, Interactive, JobRequest, Submission
-from jarvice_slurmd.jobs.parameters import Parameters, render_parameters
+from jarvice_slurmd.jobs.parameters import Parameters, render_ingress_path, render_parameters
 from jarvice_slurmd.jobs.script import (
     JobText,
     fill_parameters,
@@ -134,12 +134,6 @@ class JobPreparer:
                 ingress_path=render_ingress_path(settings.jobs_domain or "", submission.number),
             )
         )
-
-
-def render_ingress_path(jobs_domain: str, number: int) -> str:
-    """JARVICE_INGRESSPATH: the path of a job's address without its slashes, empty by host."""
-    _, _, path = jobs_domain.partition("://")[2 if "://" in jobs_domain else 0].partition("/")
-    return path.strip("/").replace("$", str(number)) if "$" in path else ""
 
 
 def _proxy_secrets(settings: Settings) -> Iterator[str]:

@@ -16,10 +16,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from jarvice_slurmd.errors import TunnelConnectError
-from jarvice_slurmd.interactive.address import ingress_path
 from jarvice_slurmd.interactive.routing import JobsDomain, parse_jobs_domain
 from jarvice_slurmd.interfaces import ITunnelOpener
 from jarvice_slurmd.jobs.model import Interactive
+from jarvice_slurmd.jobs.parameters import render_ingress_path
 from jarvice_slurmd.slurm.interactive import (
     InteractiveRecord,
     ServiceAddress,
@@ -86,7 +86,7 @@ def printed(name: str, number: int, jobid: str, **files: str) -> bytes:
 
 def prefix_of(domain: JobsDomain, number: int = 7) -> str:
     """`/job7`, or nothing by host."""
-    path = ingress_path(domain, number)
+    path = render_ingress_path(domain.path, number)
     return f"/{path}" if path else ""
 
 

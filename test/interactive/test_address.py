@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from jarvice_slurmd.interactive.address import (
-    ingress_path,
     names_its_prefix,
     render_help,
     render_url,
     service_path,
 )
 from jarvice_slurmd.interactive.routing import parse_jobs_domain
+from jarvice_slurmd.jobs.parameters import render_ingress_path
 from test.interactive.fake_services import BY_HOST, BY_PATH, record
 from test.properties import property_test
 
@@ -134,10 +134,12 @@ class OtherTests(SynchronousTestCase):
         )
 
     def test_ingress_path(self) -> None:
-        """A job's prefix without its slashes, none by host."""
-        self.assertEqual(ingress_path(BY_PATH, 12), "job12")
-        self.assertEqual(ingress_path(parse_jobs_domain("d.com/a/job$/b", ""), 12), "a/job12/b")
-        self.assertEqual(ingress_path(BY_HOST, 12), "")
+        """What a job is told of its prefix is the path of its address."""
+        for text in ("d.com", "d.com/job$", "https://d.com/a/job$/b", "http://d.com:8080/job$/"):
+            domain = parse_jobs_domain(text, "ns")
+            path = urlsplit(domain.url(12)).path.strip("/")
+            self.assertEqual(render_ingress_path(text, 12), path, text)
+            self.assertEqual(render_ingress_path(domain.path, 12), path, text)
 
     def test_service_path(self) -> None:
         """The path that a job's URL opens with, its prefix and query not in it."""

@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from jarvice_slurmd.errors import InvalidArgumentsError
 from jarvice_slurmd.jobs.model import MAX_NAME_BYTES, BatchJob, Submission, check_name
-from jarvice_slurmd.jobs.parameters import Parameters, render_parameters
-from jarvice_slurmd.jobs.prepare import JobPreparer, render_ingress_path
+from jarvice_slurmd.jobs.parameters import Parameters, render_ingress_path, render_parameters
+from jarvice_slurmd.jobs.prepare import JobPreparer
 from jarvice_slurmd.settings import Settings
 from test.jobs.batch_run import BatchRun
 from test.properties import property_test, words
@@ -129,6 +129,8 @@ class PrepareTests(SynchronousTestCase):
             "d.com/job$": "job7",
             "https://d.com/a/job$/": "a/job7",
             "http://d.com:8080/job$": "job7",
+            "/job$": "job7",
+            "/a/job$/b": "a/job7/b",
         }.items():
             self.assertEqual(render_ingress_path(domain, 7), path, domain)
 
