@@ -13,6 +13,7 @@ from attrs import field, frozen
 from jarvice_slurmd.errors import InvalidArgumentsError
 from jarvice_slurmd.jobs.devices import Devices, parse_devices
 from jarvice_slurmd.jobs.model import BatchJob, Interactive, JobRequest, Submission
+from jarvice_slurmd.slurm.output import NAME_PREFIX
 
 PARAMETERS_FIELD: Final = "{DOWNSTREAM_PARAMETERS}"
 
@@ -158,7 +159,7 @@ def render_sbatch_options(
     options = [
         "--parsable",
         "-J",
-        quote(f"jarvice_{submission.name}"),
+        quote(f"{NAME_PREFIX}{submission.name}"),
         "-o",
         output,
         "-N",
