@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from jarvice_slurmd.settings import Settings
+from jarvice_slurmd.jobs.script import MASK
+from jarvice_slurmd.settings import Settings, split_proxy
 from jarvice_slurmd.slurm.findings import Finding, render_findings, render_summary
 
 TESTING = "Now testing connectivity to target cluster..."
@@ -57,8 +58,5 @@ def render_requirements(findings: Sequence[Finding]) -> Iterator[str]:
 
 
 def _without_password(proxy: str) -> str:
-    credentials, at, host = proxy.rpartition("@")
-    if not at:
-        return proxy
-    scheme, separator, _ = credentials.partition("://")
-    return f"{scheme if separator else ''}{separator}********@{host}"
+    scheme, credentials, host = split_proxy(proxy)
+    return f"{scheme}{MASK}@{host}" if credentials else proxy

@@ -141,6 +141,18 @@ class Settings:
         return settings
 
 
+def split_proxy(proxy: str) -> tuple[str, str, str]:
+    """A proxy's scheme with its `://`, its `user:password`, and its host; empty what is not there.
+
+    A password may hold an `@` or a `://` that should have been escaped.
+    """
+    before, at, host = proxy.rpartition("@")
+    scheme, separator, credentials = before.partition("://")
+    if not at:
+        return "", "", proxy
+    return (scheme + separator, credentials, host) if separator else ("", before, host)
+
+
 class _Reader:
     """Reads single variables and collects what is wrong with them."""
 

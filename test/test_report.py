@@ -65,6 +65,8 @@ class ReportTests(SynchronousTestCase):
             "http://joe:hu://sh@p": "http://********@p",
             "http://joe:hu@sh@p": "http://********@p",
             "http://p:3128/a": "http://p:3128/a",
+            "http://@p:3128": "http://@p:3128",
+            "": "",
         }.items():
             settings = evolve(SETTINGS, http_proxy=proxy, https_proxy=proxy, server_key="a:hush")
             lines = list(report.render_init_report(settings))

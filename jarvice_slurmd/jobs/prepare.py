@@ -23,7 +23,7 @@ from jarvice_slurmd.jobs.script import (
     parse_job_text,
     render_batch_job,
 )
-from jarvice_slurmd.settings import Settings
+from jarvice_slurmd.settings import Settings, split_proxy
 from jarvice_slurmd.slurm.commands import render_root
 
 #: A job's text that names no image runs without a container.
@@ -138,7 +138,6 @@ class JobPreparer:
 
 def _proxy_secrets(settings: Settings) -> Iterator[str]:
     for proxy in (settings.http_proxy, settings.https_proxy):
-        credentials, at, _ = proxy.rpartition("@")
-        if at:
-            scheme, separator, rest = credentials.partition("://")
-            yield f"{rest if separator else scheme}@"
+        _, credentials, _ = split_proxy(proxy)
+        if credentials:
+            yield f"{credentials}@"
