@@ -204,10 +204,10 @@ def _settle_authority(head: RequestHead) -> RequestHead:
         raise BadHeadError("The request must have one Host field.")
     if hosts and not _AUTHORITY.fullmatch(hosts[0]):
         raise BadHeadError("The Host field can't be read.")
-    if head.target.startswith(b"/") or (head.target == b"*" and head.method == b"OPTIONS"):
-        return head
     if head.method == b"CONNECT":
         raise BadHeadError("This is not a proxy.", 405)
+    if head.target.startswith(b"/") or (head.target == b"*" and head.method == b"OPTIONS"):
+        return head
     match = _ABSOLUTE.fullmatch(head.target)
     if match is None or not match[1] or not _AUTHORITY.fullmatch(match[1]):
         raise BadHeadError("The target of the request can't be read.")

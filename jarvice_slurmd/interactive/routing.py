@@ -21,6 +21,7 @@ from jarvice_slurmd.interactive.interfaces import (
     Waiting,
 )
 from jarvice_slurmd.interactive.pages import (
+    render_bad_request_page,
     render_moved_page,
     render_page,
     render_unknown_page,
@@ -32,6 +33,9 @@ _DOMAIN: Final = re.compile(
 )
 _NUMBER: Final = rb"([1-9][0-9]{0,17})"
 _API: Final = Api()
+#: What twisted.web's HTTPChannel takes: bytes of a head (totalHeadersSize), fields (maxHeaders).
+_API_HEAD: Final = 16384
+_API_FIELDS: Final = 500
 _NOT_FROM_HERE: Final = "The API of this cluster does not answer requests that a web page makes."
 
 
@@ -126,7 +130,7 @@ class JobRouter:
             return render_unknown_page(request=head.headers)
         if self.domain is not None and _comes_from_a_page(head):
             return render_page(403, "Not from here", _NOT_FROM_HERE, request=head.headers)
-        return _API
+        return _unreadable(head) or _API
 
 
 async def _find(directory: IJobDirectory, head: RequestHead, address: JobAddress) -> Route:
@@ -136,6 +140,21 @@ async def _find(directory: IJobDirectory, head: RequestHead, address: JobAddress
     if isinstance(found, Waiting):
         return render_waiting_page(address.number, found, head.headers)
     return render_unknown_page(address.number, head.headers)
+
+
+def _unreadable(head: RequestHead) -> Page | None:
+    """What to answer a request that the API's site would drop without a word."""
+    if not head.target.isascii():
+        sentence = "The path holds bytes that are not percent-encoded."
+        return render_bad_request_page(400, sentence, head.headers)
+    size = sum(len(name) + len(value) + 2 for name, value in head.headers)
+    if size + len(head.method) + len(head.target) + 10 > _API_HEAD:
+        sentence = f"The head of a request to the API is larger than {_API_HEAD} bytes."
+        return render_bad_request_page(431, sentence, head.headers)
+    if len(head.headers) > _API_FIELDS:
+        sentence = f"The head of a request to the API has over {_API_FIELDS} fields."
+        return render_bad_request_page(431, sentence, head.headers)
+    return None
 
 
 def _comes_from_a_page(head: RequestHead) -> bool:

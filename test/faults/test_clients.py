@@ -14,6 +14,7 @@ from jarvice_slurmd.ssh.link import SSHLink
 from test.faults.stage import FaultTestCase, pause
 
 _HEAD = b"POST /submit HTTP/1.1\r\nHost: d\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+_GET = b"GET /%b HTTP/1.1\r\nHost: d\r\nConnection: close\r\n%b\r\n"
 
 
 class RawClient(Protocol):
@@ -79,12 +80,25 @@ class ClientTests(FaultTestCase):
             (400, (b"\x16\x03\x01\x02\x00\x01\r\n\r\n",)),
             (400, (b"GET /live HTTP/1.1\r\n\r\n",)),
             (431, (b"GET /live HTTP/1.1\r\nHost: d\r\nA: " + b"b" * 100_000,)),
+            (431, (_GET % (b"live", b"A: b\r\n" * 600),)),
+            (431, (_GET % (b"live", b"A: " + b"b" * 16_384 + b"\r\n"),)),
+            (431, (_GET % (b"a" * 16_384, b""),)),
+            (400, (_GET % (b"request/\xc3\xa9/1/2/tail", b""),)),
+            (405, (b"CONNECT /live HTTP/1.1\r\nHost: d\r\n\r\n",)),
         ):
             answer = await self.exchange(*parts)
             shown = (parts[0][:80], answer[:200])
             self.assertEqual(answer[:13], b"HTTP/1.1 %d " % code, shown)
             self.assertGreater(len(answer.partition(b"\r\n\r\n")[2]), 10, shown)
         self.assertEqual(scripts, [])
+
+    async def test_largest_head(self) -> None:
+        """What is not refused for its size is answered by the endpoint itself."""
+        for request in (
+            _GET % (b"live?" + b"a" * (16_392 - len(_GET % (b"live?", b""))), b""),
+            _GET % (b"live", b"A: b\r\n" * 498),
+        ):
+            self.assertIn(b" 200 OK", await self.exchange(request))
 
     async def test_half_a_request(self) -> None:
         """What ends in the middle was never asked."""

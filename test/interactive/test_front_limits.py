@@ -82,6 +82,7 @@ class RefusalTests(GatewayCase):
             (b"GET http://u@h/job1/ HTTP/1.1\r\nHost: d\r\n\r\n", 400),
             (b"GET /job1/ HTTP/1.1\r\nHost: d/e\r\n\r\n", 400),
             (b"CONNECT n1:22 HTTP/1.1\r\nHost: d\r\n\r\n", 405),
+            (b"CONNECT /job1/ HTTP/1.1\r\nHost: d\r\n\r\n", 405),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
             (b"GET /job1/ HTTP/9.9\r\nHost: d\r\n\r\n", 505),
             (b"POST /job1/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400),

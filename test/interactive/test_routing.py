@@ -155,6 +155,20 @@ class RouterTests(SynchronousTestCase):
         assert isinstance(page, Page)
         self.assertEqual(page.status, 404)
 
+    def test_what_the_api_can_not_read(self) -> None:
+        """It is refused with a sentence; a job may read it."""
+        for target, fields, status in (
+            (b"/running\xff", (), 400),
+            (b"/" + b"a" * 16384, (), 431),
+            (b"/running", ((b"A", b"b" * 16384),), 431),
+            (b"/running", ((b"A", b"b"),) * 500, 431),
+        ):
+            page = self.route(target, fields=fields)
+            assert isinstance(page, Page)
+            self.assertEqual(page.status, status)
+            self.assertGreater(len(json.loads(page.body)["error"]), 10)
+            self.assertIsInstance(self.route(b"/job1" + target, fields=fields), Target)
+
     def test_no_page_calls_the_api(self) -> None:
         for name, value, status in (
             (b"Origin", b"https://d.com", 403),
