@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
-from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.internet.interfaces import IProtocol, IReactorTime
+from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
 from jarvice_slurmd.errors import TunnelConnectError
@@ -76,16 +76,6 @@ class _ProbeProtocol(Protocol):
         self.leave()
 
 
-class _ProbeFactory(ClientFactory):
-    noisy = False
-
-    def __init__(self, protocol: Protocol) -> None:
-        self._protocol = protocol
-
-    def buildProtocol(self, addr: IAddress | None) -> Protocol:
-        return self._protocol
-
-
 @frozen(kw_only=True)
 class Place:
     """Where a service may be asked: TCP `port` of `host`; `name` is what a browser calls it."""
@@ -141,7 +131,7 @@ class ServiceProbe:
 
     async def _open(self, place: Place, protocol: Protocol) -> None:
         opening: Deferred[IProtocol] = self.opener.open(
-            place.host, place.port, _ProbeFactory(protocol)
+            place.host, place.port, Factory.forProtocol(lambda: protocol)
         )
         await self._in_time(opening)
 

@@ -12,14 +12,13 @@ from typing import Final
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
-    IAddress,
     IDelayedCall,
     IProtocol,
     IProtocolFactory,
     IReactorTime,
     ITransport,
 )
-from twisted.internet.protocol import ClientFactory
+from twisted.internet.protocol import Factory
 
 from jarvice_slurmd.errors import TunnelConnectError
 from jarvice_slurmd.interactive.interfaces import Target
@@ -71,16 +70,6 @@ def discard_end(clean: bool) -> None:
     """Nobody waits for the end of this connection."""
 
 
-class _UpstreamFactory(ClientFactory):
-    noisy = False
-
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
-
-    def buildProtocol(self, addr: IAddress | None) -> Upstream:
-        return self._upstream
-
-
 async def open_tunnel(
     opener: ITunnelOpener, target: Target, *, clock: IReactorTime, close_timeout: float
 ) -> Upstream:
@@ -90,7 +79,8 @@ async def open_tunnel(
     """
     key = TunnelKey(target.number, target.host, target.port)
     upstream = Upstream(key, clock=clock, close_timeout=close_timeout)
-    opening: Deferred[IProtocol] = opener.open(target.host, target.port, _UpstreamFactory(upstream))
+    factory = Factory.forProtocol(lambda: upstream)
+    opening: Deferred[IProtocol] = opener.open(target.host, target.port, factory)
     try:
         await opening
     except BaseException:
