@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 
 from jarvice_slurmd.errors import StorageError
+from jarvice_slurmd.interactive.shared import tell
 from jarvice_slurmd.interfaces import IRemoteShell
 from jarvice_slurmd.slurm.interactive import (
     MAX_ANSWER_BYTES,
@@ -78,21 +80,15 @@ class RecordFinder:
     async def _answer(
         self, waiting: list[tuple[int, list[Deferred[InteractiveRecord | None]]]]
     ) -> None:
-        found: Mapping[int, InteractiveRecord] | Exception
+        found: Mapping[int, InteractiveRecord] | Failure
         try:
             found = await self._read([number for number, _ in waiting])
-        except Exception as error:  # whatever it is, it is for those who asked
-            found = error
+        except Exception:  # whatever it is, it is for those who asked
+            found = Failure()
         self._asking = False
         self._not_before = self._clock.seconds() + PAUSE_SECONDS
         for number, callers in waiting:
-            for caller in callers:
-                if caller.called:
-                    continue
-                if isinstance(found, Exception):
-                    caller.errback(found)
-                else:
-                    caller.callback(found.get(number))
+            tell(callers, found if isinstance(found, Failure) else found.get(number))
         self._ask()
 
     async def _read(self, numbers: list[int]) -> Mapping[int, InteractiveRecord]:

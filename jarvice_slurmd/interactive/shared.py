@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -34,10 +34,15 @@ class Shared(Generic[T]):
     def _tell(self, outcome: T | Failure) -> None:
         self._working = False
         waiting, self._waiting = self._waiting, []
-        for one in waiting:
-            if one.called:
-                continue
-            if isinstance(outcome, Failure):
-                one.errback(outcome)
-            else:
-                one.callback(outcome)
+        tell(waiting, outcome)
+
+
+def tell(waiting: Iterable[Deferred[T]], outcome: T | Failure) -> None:
+    """Give a result, or an error, to all who have not stopped waiting for it."""
+    for one in waiting:
+        if one.called:
+            continue
+        if isinstance(outcome, Failure):
+            one.errback(outcome)
+        else:
+            one.callback(outcome)
