@@ -21,11 +21,10 @@ from jarvice_slurmd.errors import (
     RemoteShellError,
 )
 from jarvice_slurmd.interfaces import CommandResult
-from jarvice_slurmd.ssh.connection import LinkConnection, WarningsLogger
+from jarvice_slurmd.ssh.connection import PACKET, LinkConnection, WarningsLogger
 from jarvice_slurmd.ssh.shell import MAX_PREAMBLE, Invocation, PreambleFilter
 
 _WINDOW = 1024 * 1024
-_PACKET = 32 * 1024
 # A signal whose name we don't know: what a shell says of an exit status out of range.
 _UNKNOWN_SIGNAL = 255
 
@@ -50,7 +49,7 @@ class CommandChannel(SSHChannel):
     _log = WarningsLogger()
 
     def __init__(self, invocation: Invocation, stdin: bytes, max_output: int) -> None:
-        super().__init__(localWindow=_WINDOW, localMaxPacket=_PACKET)
+        super().__init__(localWindow=_WINDOW, localMaxPacket=PACKET)
         self.result: Deferred[CommandResult] = Deferred()
         self.released: Deferred[None] = Deferred()
         self.is_open = False
@@ -139,7 +138,7 @@ class CommandChannel(SSHChannel):
         """Send as much of stdin as the server has room for, then its end."""
         while self._unsent:
             part = self._unsent[-1]
-            size = min(len(part), self.remoteWindowLeft, self.remoteMaxPacket, _PACKET)
+            size = min(len(part), self.remoteWindowLeft, self.remoteMaxPacket, PACKET)
             if size <= 0:
                 return
             self.conn.sendData(self, bytes(part[:size]))

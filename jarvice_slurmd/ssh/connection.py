@@ -21,6 +21,9 @@ from twisted.logger import Logger, LogLevel
 if TYPE_CHECKING:
     from jarvice_slurmd.ssh.client import LinkTransport
 
+# Of a channel; larger ones are slower (TRAPS), and OpenSSH takes no more on a forwarded channel.
+PACKET = 32 * 1024
+
 # Global request of OpenSSH (PROTOCOL in its source, ssh_config(5) ServerAliveInterval): a server
 # that doesn't know it refuses, and that is an answer too.
 _KEEPALIVE = b"keepalive@openssh.com"

@@ -13,11 +13,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from jarvice_slurmd.ssh.buffers import Outbox
-from jarvice_slurmd.ssh.connection import WarningsLogger
+from jarvice_slurmd.ssh.connection import PACKET, WarningsLogger
 from jarvice_slurmd.ssh.flow import FlowConnection
 
-# Larger packets are slower (TRAPS); OpenSSH takes no more on a forwarded channel anyway.
-PACKET = 32 * 1024
 # A producer is paused above the one and resumed below the other, in bytes.
 _HIGH = 128 * 1024
 _LOW = 32 * 1024
