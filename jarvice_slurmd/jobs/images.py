@@ -12,6 +12,7 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from jarvice_slurmd.errors import InvalidArgumentsError
+from jarvice_slurmd.jobs.script import load_json
 
 DOCKER_HUB: Final = "index.docker.io"
 _DOCKER_HUB_NAMES: Final = frozenset(
@@ -177,7 +178,10 @@ def parse_docker_secret(text: str | None) -> Secret | None:
     """Read JOBOBJ_DOCKER_SECRET: JSON of server, username, password; braces may be doubled."""
     if text is None or not text.strip():
         return None
-    value = _load_json(text, text.replace("{{", "{").replace("}}", "}"))
+    try:
+        value = load_json(text)
+    except ValueError:
+        raise _wrong_docker_secret() from None
     if value in ({}, None):
         return None
     if not isinstance(value, dict):
@@ -204,8 +208,8 @@ def parse_container_secret(text: str | None) -> tuple[Secret, ...]:
     if text is None or not text.strip():
         return ()
     try:
-        value = _load_json(base64.b64decode("".join(text.split()), validate=True).decode("utf-8"))
-    except (binascii.Error, ValueError):
+        value = json.loads(base64.b64decode("".join(text.split()), validate=True).decode("utf-8"))
+    except (ValueError, RecursionError):
         raise _wrong_container_secret() from None
     return container_secrets_from(value)
 
@@ -270,16 +274,6 @@ def _covers(server: str, image: str) -> bool:
     named = "." in first or ":" in first or first == "localhost"
     own = f"/{rest if named and rest else image}"
     return not path or own == path or (own.startswith(path) and own[len(path)] in "/:@")
-
-
-def _load_json(*candidates: str) -> object:
-    for candidate in candidates:
-        try:
-            value: object = json.loads(candidate)
-        except (ValueError, RecursionError):
-            continue
-        return value
-    return ()
 
 
 def _wrong_docker_secret() -> InvalidArgumentsError:

@@ -107,14 +107,24 @@ def _string_list(values: dict[str, str], key: str) -> tuple[str, ...]:
     text = values.get(key)
     if text is None:
         return ()
+    try:
+        items = load_json(text)
+    except ValueError:
+        items = None
+    if isinstance(items, list) and all(isinstance(item, str) for item in items):
+        return tuple(items)
+    raise InvalidArgumentsError(f"{key} is {text[:100]!r}; it must be a JSON list of strings")
+
+
+def load_json(text: str) -> object:
+    """JSON in the head of a job's text, where braces may be doubled; raises ValueError."""
     for candidate in (text, text.replace("{{", "{").replace("}}", "}")):
         try:
-            items = json.loads(candidate)
+            value: object = json.loads(candidate)
         except (ValueError, RecursionError):
             continue
-        if isinstance(items, list) and all(isinstance(item, str) for item in items):
-            return tuple(items)
-    raise InvalidArgumentsError(f"{key} is {text[:100]!r}; it must be a JSON list of strings")
+        return value
+    raise ValueError("this is not JSON, whether its braces are doubled or not")
 
 
 def fill_parameters(text: str, parameters: str) -> str:
