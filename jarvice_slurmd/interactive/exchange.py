@@ -204,7 +204,7 @@ class Exchange:
             # Where the request has not ended yet nobody wants its rest now.
             self._front.finish()
         elif response.begun:
-            self._broken(None, clean=clean)
+            self._broken(None, clean=clean and response.shows_its_end)
         elif self._target is None:
             self._front.finish()
         elif upstream.used and not response.received:

@@ -19,6 +19,7 @@ from jarvice_slurmd.interactive.head import (
     ResponseHead,
     field_values,
     list_tokens,
+    transfer_codings,
 )
 from jarvice_slurmd.interactive.interfaces import Target
 from jarvice_slurmd.interactive.mending import (
@@ -137,9 +138,11 @@ def return_response(
     drop = nominated | _OF_ONE_CONNECTION | _NEVER_BACK
     if site.prefix:
         drop |= ORIGIN_WIDE
-    chunked = bool(field_values(head.headers, b"transfer-encoding"))
-    if chunked:
+    coded = bool(transfer_codings(head))
+    if coded:
         drop.add(b"content-length")
+    else:
+        drop.add(b"transfer-encoding")
     if unchunk or head.status == 204:
         drop |= {b"transfer-encoding", b"trailer"}
     fields = []

@@ -163,7 +163,7 @@ def response_body(head: ResponseHead, method: bytes) -> Body:
     """What follows the head of the response to a `method` request; raises `BadHeadError`."""
     if method == b"HEAD" or head.status < 200 or head.status in (204, 304):
         return LengthBody(0)
-    codings = list_tokens(head.headers, b"transfer-encoding")
+    codings = transfer_codings(head)
     if codings:
         if b"chunked" in codings[:-1]:
             raise BadHeadError("The service's Transfer-Encoding can't be read.", 502)
@@ -175,6 +175,12 @@ def response_body(head: ResponseHead, method: bytes) -> Body:
     if lengths or not _LENGTH.fullmatch(length):
         raise BadHeadError("The service's Content-Length is not one number.", 502)
     return LengthBody(int(length))
+
+
+def transfer_codings(head: ResponseHead) -> list[bytes]:
+    """The codings of a response's Transfer-Encoding; HTTP's first drafts' `identity` is none."""
+    tokens = list_tokens(head.headers, b"transfer-encoding")
+    return [token for token in tokens if token != b"identity"]
 
 
 def wants_close(headers: Headers) -> bool:

@@ -47,6 +47,11 @@ class ResponseReader:
         """Whether only the end of the connection ends this response."""
         return isinstance(self._body, ClosedBody)
 
+    @property
+    def shows_its_end(self) -> bool:
+        """Whether the browser can tell a response that is cut short from a whole one."""
+        return self._payload is None
+
     def receive(self, data: bytes) -> bytes:
         """Take what came and give what the browser gets for it.
 

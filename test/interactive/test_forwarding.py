@@ -191,6 +191,12 @@ class ResponseTests(SynchronousTestCase):
         )
         self.assertEqual(self.returned(status=100, close=True), ())
 
+    def test_transfer_encoding_that_says_nothing(self) -> None:
+        """It takes no Content-Length away: the browser would wait for an end that never comes."""
+        length = (b"Content-Length", b"5")
+        for nothing in (b"identity", b""):
+            self.assertEqual(self.returned(length, (b"Transfer-Encoding", nothing)), (length,))
+
     @given(field_lists)
     def test_never_two_framings(self, fields: list[tuple[bytes, bytes]]) -> None:
         names = {name.lower() for name, _ in self.returned(*fields)}

@@ -190,6 +190,15 @@ class ResponseTests(GatewayCase):
             client.close()
             await client.gone()
 
+    async def test_truncated_chunks_are_seen_without_chunks(self) -> None:
+        """HTTP/1.0 takes the connection's end for the response's: it has to be broken off."""
+        client, service = await self.ask(b"GET /job1/ HTTP/1.0\r\nHost: d\r\n\r\n")
+        service.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\nsome")
+        await client.until(b"some")
+        service.close()
+        await client.gone()
+        self.assertTrue(client.was_reset)
+
     async def test_heads_without_bodies(self) -> None:
         for method, head in (
             (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"),

@@ -179,6 +179,9 @@ class ResponseHeadTests(SynchronousTestCase):
         self.assertIsInstance(body(200, (b"Content-Length", b"5, 5")), LengthBody)
         self.assertIsInstance(body(200, length, chunked), ChunkedBody)
         self.assertIsInstance(body(200, (b"Transfer-Encoding", b"gzip")), ClosedBody)
+        # The first drafts' word for no coding at all, which browsers pass over too.
+        for nothing in (b"identity", b"Identity", b""):
+            self.assertIsInstance(body(200, length, (b"Transfer-Encoding", nothing)), LengthBody)
         for status in (100, 204, 304):
             self.assertTrue(body(status, length).done)
         self.assertTrue(body(200, chunked, method=b"HEAD").done)
