@@ -60,9 +60,10 @@ fi
 
 
 def render_write_check(*, root: str) -> str:
-    """Whether our folder can be written to; leaves nothing behind."""
+    """Whether our folder, once there is one, can be written to; leaves nothing behind."""
     return f"""umask 077
-{render_folder_check(root)}mkdir -p "$root" && date >"$root/.writable"
+{render_folder_check(root)}[ -d "$root" ] || exit 0
+date >"$root/.writable"
 status=$?
 rm -f "$root/.writable"
 [ $status = 0 ] || exit {Status.NO_FOLDER}

@@ -44,7 +44,12 @@ class AddressTests(InteractiveTestCase):
         self.assertEqual(await self.info(job), NOTHING)
         queued = await self.ask(job, "/")
         self.assertEqual((queued.code, queued.json["state"]), (503, "queued"))
-        self.assertEqual(queued.json["detail"], "JobHeldUser")
+
+        async def has_reason() -> bool:
+            return bool((await self.ask(job, "/")).json.get("detail") == "JobHeldUser")
+
+        # Within a second: Slurm is asked again.
+        await self.until(has_reason)
         page = await self.ask(job, "/some/where", headers=HTML)
         self.assertEqual((page.code, page.content_type), (503, "text/html; charset=utf-8"))
         self.assertIn(b'http-equiv="refresh"', page.body)

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from test.cluster.daemon import ClusterTestCase, job_text
@@ -146,6 +148,8 @@ class LostLinkTests(LoginNodeTestCase):
             return (await self.client.get("/ready")).code == 503
 
         await self.until(is_down)
+        # What was seen before is still true for a second.
+        await deferLater(reactor, 1.2)
         self.assertEqual((await self.client.get("/live")).code, 200)
         for endpoint in ("/running", "/queued"):
             answer = await self.client.get(endpoint)

@@ -51,7 +51,7 @@ class EndpointTests(ApiTestCase):
                 self.assertEqual(response.status, expected, (method, name))
         for name in ("live", "ready"):
             self.assertEqual(self.get(f"/{name}").status, 200)
-        self.assertEqual(self.scheduler.calls, [])
+        self.assertEqual(self.scheduler.calls, [("check",)])
 
 
 class OtherPeoplesJobsTests(FaultTestCase):

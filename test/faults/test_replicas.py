@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from test.cluster.daemon import DaemonClient, Job, Response, job_text
 from test.faults.outage_case import OutageTestCase
 from test.faults.replica import Jobs, Replica
-from test.faults.stage import NOTED
+from test.faults.stage import NOTED, pause
 
 _numbers = count(6000)
 
@@ -47,7 +47,8 @@ class ReplicaTests(OutageTestCase):
         self.by(one)
         job = await self.submit(job_text("echo of either; sleep 1"), held=True)
         self.by(other)
-        self.assertTrue(await self.listed("/queued", job))
+        # Its list may be a second old.
+        await self.until(lambda: self.listed("/queued", job))
         status = (await self.client.post("/runstatus", job.ref)).json
         self.assertEqual(status, [[], "00:00:00", job.path, None])
         self.assertEqual((await self.client.post("/release", job.ref)).json, True)
@@ -114,6 +115,8 @@ class ReplicaTests(OutageTestCase):
     async def test_killed_and_nothing_left(self) -> None:
         """What a killed daemon had running on the login node ends there too."""
         brief = await self.start_replica(JARVICE_SLURM_COMMAND_TIMEOUT="2")
+        # What it saw before would answer for a second.
+        await pause(1.2)
         begun = self.wrap("squeue", 'touch "$begun"; exec sleep 7654321')
         asking = Deferred.fromCoroutine(brief.client.get("/running"))
         await self.until_exists(begun)
