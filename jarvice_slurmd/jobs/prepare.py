@@ -25,6 +25,7 @@ from jarvice_slurmd.jobs.script import (
 )
 from jarvice_slurmd.settings import Settings, split_proxy
 from jarvice_slurmd.slurm.commands import render_root
+from jarvice_slurmd.slurm.interactive import MAX_WORDS
 
 #: A job's text that names no image runs without a container.
 NO_IMAGES = JobImages(init=None, app="")
@@ -63,13 +64,11 @@ class JobPreparer:
             interactive = Interactive()
         else:
             job = parse_job(content)
+            interactive = _interactive_of(job)
             request, images = job.request, self._images_of_job(job)
             parameters = self._render_parameters(submission, request, images, "")
             node_script = render_node_script(job, parameters)
             secrets = []
-            interactive = Interactive(
-                url=job.url, help=job.help, about=job.about, wants_prefix=job.wants_prefix
-            )
         return render_batch_job(
             submission,
             request,
@@ -134,6 +133,16 @@ class JobPreparer:
                 ingress_path=render_ingress_path(settings.jobs_domain or "", submission.number),
             )
         )
+
+
+def _interactive_of(job: JobDescription) -> Interactive:
+    words = {"url": job.url, "help": job.help, "about": job.about}
+    for name, text in words.items():
+        if text is not None and len(text) > MAX_WORDS[name]:
+            raise InvalidArgumentsError(
+                f"job.{name} is {len(text)} characters long; it may have {MAX_WORDS[name]} at most"
+            )
+    return Interactive(**words, wants_prefix=job.wants_prefix)
 
 
 def _proxy_secrets(settings: Settings) -> Iterator[str]:

@@ -38,9 +38,8 @@ MAX_ANSWER_BYTES: Final = (
     MAX_NUMBERS * 4 // 3 * (sum(_OF_SUBMISSION.values()) + sum(_OF_JOB.values()) + 4096)
 )
 
-#: What is kept of an application's own words, in characters: all of them fit into a record.
-_MAX_URL: Final = 2000
-_MAX_HELP: Final = 10_000
+#: The longest that an application's own words may be, in characters: all fit into a record.
+MAX_WORDS: Final = {"url": 2000, "help": 10_000, "about": 2000}
 
 _NUMBER = re.compile(r"\d{1,18}\Z", re.ASCII)
 _SERVICE = re.compile(r"(\d{1,5}) ([A-Za-z0-9][A-Za-z0-9._-]{0,254})(?: |\Z)", re.ASCII)
@@ -82,11 +81,13 @@ class InteractiveRecord:
 
 
 def render_interactive(about: Interactive) -> bytes:
-    """What a submission notes of an interactive job: one line of JSON. Long texts are cut."""
+    """What a submission notes of an interactive job: one line of JSON.
+
+    Whatever refused longer words before, no more than `MAX_WORDS` of them is noted.
+    """
+    words = {"url": about.url, "help": about.help, "about": about.about}
     noted = {
-        "url": about.url and about.url[:_MAX_URL],
-        "help": about.help and about.help[:_MAX_HELP],
-        "about": about.about and about.about[:_MAX_URL],
+        **{key: text and text[: MAX_WORDS[key]] for key, text in words.items()},
         "wants_prefix": about.wants_prefix,
     }
     return json.dumps(noted, ensure_ascii=False).encode("utf-8", "replace") + b"\n"

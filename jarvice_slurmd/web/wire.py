@@ -64,6 +64,7 @@ def parse_args(content_type: str | None, body: bytes) -> Args:
 
 def parse_submission(args: Args, executor: str) -> Submission:
     """The arguments of /submit; `executor` is the key of hpc_script whose text is taken."""
+    _check_bearer(args)
     job = args.get("job")
     inner = job if isinstance(job, dict) and "nodes" not in args else args
     return Submission(
@@ -194,6 +195,13 @@ def _boolean(args: Args, key: str) -> bool:
     if value is None or isinstance(value, bool):
         return bool(value)
     raise InvalidArgumentsError(f"{key} is {_shown(value)}; it must be true or false")
+
+
+def _check_bearer(args: Args) -> None:
+    # What upstream says of its user (PROTOCOL §1); Slurm knows one user here, so it stays unread.
+    bearer = args.get("bearer")
+    if bearer is not None and not isinstance(bearer, str):
+        raise InvalidArgumentsError(f"bearer is {_kind(bearer)}; it must be a JWT, or absent")
 
 
 def _job_content(args: Args, executor: str) -> str | Mapping[str, object]:

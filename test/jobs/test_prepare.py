@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from jarvice_slurmd.jobs.model import MAX_NAME_BYTES, BatchJob, Submission, chec
 from jarvice_slurmd.jobs.parameters import Parameters, render_ingress_path, render_parameters
 from jarvice_slurmd.jobs.prepare import JobPreparer
 from jarvice_slurmd.settings import Settings
+from jarvice_slurmd.slurm.interactive import (
+    MAX_WORDS,
+    render_find_interactive,
+    render_interactive,
+)
 from test.jobs.batch_run import BatchRun
 from test.properties import property_test, words
 
@@ -120,6 +126,19 @@ class PrepareTests(SynchronousTestCase):
         )
         job = _prepare("echo\n", evolve(_SETTINGS, jobs_domain="jobs.example.org"))
         self.assertIsNotNone(job.interactive)
+
+    def test_longest_words(self) -> None:
+        """An application's words are noted whole up to their bounds, whatever they are made of."""
+        settings = evolve(_SETTINGS, jobs_domain="jobs.example.org")
+        job: dict[str, object] = {"image": "busybox", "command": "true", "interactive": True}
+        words = {key: "\x01" * most for key, most in MAX_WORDS.items()}
+        submission = Submission(name="x", number=7, nodes=1, content={**job, **words})
+        interactive = JobPreparer(settings).prepare(submission).interactive
+        assert interactive is not None
+        self.assertEqual({key: getattr(interactive, key) for key in words}, words)
+        found = re.search(r" interactive:(\d+)", render_find_interactive(root=".", numbers=[7]))
+        assert found is not None
+        self.assertLessEqual(len(render_interactive(interactive)), int(found[1]))
 
     def test_ingress_path(self) -> None:
         """JARVICE_INGRESSPATH: without slashes at its ends, empty where jobs have hosts."""

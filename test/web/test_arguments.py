@@ -236,6 +236,22 @@ class SubmitTests(ArgumentTestCase):
         for value in values:
             self.refuse("held", held=value)
 
+    def test_bearer(self) -> None:
+        """A string, or absent."""
+        values: tuple[Any, ...] = (5, 0, 1.5, True, False, [], ["a.b.c"], {}, {"a": "b"})
+        for value in values:
+            self.refuse("bearer", "JWT", bearer=value)
+
+    def test_long_words(self) -> None:
+        """An application's URL, help and description have bounds, which are told."""
+        others = {key: value for key, value in SUBMIT.items() if key != "hpc_script"}
+        for key, most in (("url", 2000), ("help", 10_000), ("about", 2000)):
+            job = {"image": "busybox", "command": "true", "interactive": key == "url"}
+            job[key] = "é" * (most + 1)
+            response = self.post("/submit", {**others, "job": job})
+            self.assert_error(response, 400, f"job.{key}", str(most))
+        self.assertEqual(self.scheduler.jobs, {})
+
     def test_hpc_script(self) -> None:
         """An object with this cluster's executor's text in base64 of UTF-8."""
         for value in (*_NO_TEXT, "text", {"docker": "eA=="}, {"singularity": ""}):
