@@ -6,6 +6,7 @@ unknown; nothing here raises.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -54,7 +55,8 @@ class RequirementsCheck:
     """Checks one cluster with the daemon's own settings and link.
 
     `relays` says whether tunnels go around a refusal to forward. The link keeps to at most as many
-    sessions a connection as the settings say.
+    sessions a connection as the settings say. `now` tells seconds since 1970, which `clock` need
+    not.
     """
 
     shell: IRemoteShell
@@ -62,11 +64,12 @@ class RequirementsCheck:
     relays: Callable[[], bool]
     settings: Settings
     clock: IReactorTime
+    now: Callable[[], float] = time.time
 
     async def quick(self) -> list[Finding]:
         """What the login node says within moments; all questions are asked at once."""
         root = render_root(self.settings.scratch_dir)
-        asked = self.clock.seconds()
+        asked = self.now()
         login, configuration, queue, accounting, folder, container, node = await gatherResults(
             [
                 self._ask_later(script)
@@ -125,7 +128,7 @@ class RequirementsCheck:
     def _ask_later(self, script: str) -> Deferred[tuple[Answer, float]]:
         async def ask() -> tuple[Answer, float]:
             answer = await self._ask(script, PROBE_SECONDS)
-            return answer, self.clock.seconds()
+            return answer, self.now()
 
         return Deferred.fromCoroutine(ask())
 

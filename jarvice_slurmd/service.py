@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from twisted.application.service import IService
 from twisted.internet.endpoints import serverFromString
@@ -101,10 +102,22 @@ def _check(settings: Settings, told: str) -> Iterable[str]:
         )
 
 
+def use_monotonic_time(reactor: Any) -> None:
+    """Have a reactor count seconds by a clock that nobody sets.
+
+    Twisted takes the time of day. Were that set back by an hour, no timer would be due for an hour,
+    and what was known of the queue would be taken for new as long. What is scheduled already is so
+    by the other clock: then nothing is changed.
+    """
+    if not reactor.getDelayedCalls():
+        reactor.seconds = time.monotonic
+
+
 def makeService(options: Options) -> IService:
     """What `twistd jarvice-slurmd` runs."""
     from twisted.internet import reactor
 
+    use_monotonic_time(reactor)
     service = make_daemon(options["settings"], options["http"], reactor, options["jobs"])
     # What has been made by now, modules and classes above all, stays until the process ends. Looked
     # at in every full collection it would hold the reactor up for longer than anything else does

@@ -85,6 +85,7 @@ class RequirementsTests(SynchronousTestCase):
             relays=lambda: self.relays,
             settings=self.settings,
             clock=self.clock,
+            now=self.clock.seconds,
         )
 
     def quick(self, tunnels: ITunnelOpener | None = None) -> dict[str, Finding]:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
@@ -25,7 +26,7 @@ from jarvice_slurmd.daemon import DRAIN_SECONDS, DaemonService, make_daemon
 from jarvice_slurmd.errors import NotConnectedError
 from jarvice_slurmd.interactive.front import FrontFactory
 from jarvice_slurmd.log import ANNOUNCEMENTS
-from jarvice_slurmd.service import Options, makeService
+from jarvice_slurmd.service import Options, makeService, use_monotonic_time
 from jarvice_slurmd.web.resource import Requests
 from test.fakes import SETTINGS, ScriptedShell
 
@@ -122,6 +123,29 @@ class OptionsTests(SynchronousTestCase):
         self.addCleanup(gc.unfreeze)
         service = makeService(self.parse(_ENVIRON, "--http", "tcp:0"))
         self.assertTrue(IService.providedBy(service))
+
+    def test_time_of_day_is_set_back(self) -> None:
+        """No timer waits for it to come round again."""
+        reactor = cast(Any, SelectReactor())
+        self.addCleanup(reactor.disconnectAll)
+        time_of_day = 1_800_000_000.0
+        reactor.seconds = lambda: time_of_day
+        use_monotonic_time(reactor)
+        called: list[str] = []
+        reactor.callLater(0, called.append, "before")
+        time_of_day -= 3600
+        reactor.callLater(0, called.append, "after")
+        reactor.runUntilCurrent()
+        self.assertEqual(called, ["before", "after"])
+
+    def test_scheduled_by_the_time_of_day(self) -> None:
+        """A reactor that has something to do already keeps its clock."""
+        reactor = cast(Any, SelectReactor())
+        self.addCleanup(reactor.disconnectAll)
+        reactor.callLater(0, lambda: None)
+        before = reactor.seconds
+        use_monotonic_time(reactor)
+        self.assertEqual(reactor.seconds, before)
 
     def test_garbage_collection(self) -> None:
         """A full collection does not look at all that was imported while requests wait."""

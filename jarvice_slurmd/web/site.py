@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.web.http import combinedLogFormatter, datetimeToLogString
+from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
@@ -90,9 +92,21 @@ def make_site(
 
     BoundedRequest.max_body_bytes = max_body_bytes
     BoundedRequest.clock = reactor
-    site = Site(root, requestFactory=BoundedRequest, reactor=reactor, parsePOSTFormSubmission=False)
+    site = Site(
+        root,
+        requestFactory=BoundedRequest,
+        reactor=reactor,
+        parsePOSTFormSubmission=False,
+        logFormatter=_access_log_line,
+    )
     site.displayTracebacks = False
     return site
+
+
+def _access_log_line(_: str, request: IRequest) -> str:
+    # twisted.web makes its time of the reactor's, which is not the time of day (service.py).
+    line: str = combinedLogFormatter(datetimeToLogString(), request)
+    return line
 
 
 class _RequestResource(Resource):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import re
+from datetime import UTC, datetime
+from io import StringIO
 from typing import Any
 
 from jarvice_slurmd import __version__
@@ -19,6 +22,20 @@ _ARGS: dict[str, Any] = {
     "hpc_script": {"singularity": _SCRIPT},
 }
 _REF = {"name": "x", "number": 7, "jobid": "1"}
+
+
+class AccessLogTests(ApiTestCase):
+    """A line for each request."""
+
+    def test_time_of_day(self) -> None:
+        """It tells the time of day, whatever clock the reactor has."""
+        self.site.logFile = log = StringIO()
+        before = datetime.now(UTC).replace(microsecond=0)
+        self.get("/live")
+        said = re.search(r"\[(.*?)\] \"GET /live HTTP/1.1\" 200 ", log.getvalue())
+        assert said is not None, log.getvalue()
+        told = datetime.strptime(said[1], "%d/%b/%Y:%H:%M:%S %z")
+        self.assertTrue(before <= told <= datetime.now(UTC), (before, told))
 
 
 class ProbeTests(ApiTestCase):
