@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NoReturn, TypeVar
 from urllib.parse import urlsplit
 
@@ -127,7 +128,8 @@ class ServiceProbe:
         under_prefix = await self.answers(place, f"{prefix}/{path}")
         if under_prefix.status == 404:
             return True
-        return not knows_prefix(under_prefix, await self.answers(place, f"/{path}"), prefix)
+        at_root = await self.answers(place, f"/{path}")
+        return not knows_prefix(under_prefix, at_root, prefix, _own_names(place))
 
     async def _open(self, place: Place, protocol: Protocol) -> None:
         opening: Deferred[IProtocol] = self.opener.open(
@@ -139,16 +141,24 @@ class ServiceProbe:
         return waiting.addTimeout(PROBE_SECONDS, self.clock, _time_out)
 
 
-def knows_prefix(under_prefix: ResponseHead, at_root: ResponseHead, prefix: str) -> bool:
+def knows_prefix(
+    under_prefix: ResponseHead,
+    at_root: ResponseHead,
+    prefix: str,
+    own_names: Collection[str | None],
+) -> bool:
     """What the answers to one path, under the prefix and at `/`, say of an application.
 
     One that knows nothing of its prefix fails there, leads out of it, or says the same to
-    everything; one that knows it answers there, and at `/` at most leads into it.
+    everything; one that knows it answers there, and at `/` at most leads into it. A redirect to a
+    host that has none of `own_names`, such as a login for all of a site, leads nowhere that counts.
     """
-    target = _redirect(under_prefix)
-    if target.startswith("/"):
-        return target == prefix or target.startswith(f"{prefix}/")
-    if _redirect(at_root).startswith(f"{prefix}/"):
+    host, target = _redirect(under_prefix)
+    if target == prefix or target.startswith(f"{prefix}/"):
+        return True
+    if target.startswith("/") and (not host or host in own_names):
+        return False
+    if _redirect(at_root)[1].startswith(f"{prefix}/"):
         return True
     if under_prefix.status >= 400 and at_root.status < 400:
         # Unless it only wants to know first who asks.
@@ -156,15 +166,21 @@ def knows_prefix(under_prefix: ResponseHead, at_root: ResponseHead, prefix: str)
     return under_prefix.status != at_root.status
 
 
-def _redirect(head: ResponseHead) -> str:
-    """The path that a redirect leads to; empty for anything else."""
+def _redirect(head: ResponseHead) -> tuple[str, str]:
+    """The host, if one is named, and the path that a redirect leads to; empty for anything else."""
     if not 300 <= head.status < 400:
-        return ""
+        return "", ""
     location = b"".join(field_values(head.headers, b"location")[:1]).decode("latin-1")
     try:
-        return urlsplit(location).path
+        url = urlsplit(location)
+        return url.hostname or "", url.path
     except ValueError:
-        return ""
+        return "", ""
+
+
+def _own_names(place: Place) -> Collection[str | None]:
+    """The hosts by which a service may mean itself."""
+    return {urlsplit(f"//{place.name}").hostname, place.host.lower(), "localhost", "127.0.0.1"}
 
 
 def _time_out(_: object, seconds: float) -> NoReturn:

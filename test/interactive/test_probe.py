@@ -177,6 +177,16 @@ class PrefixTests(ProbeTestCase):
         self.assertFalse(self.pair(status(302, "Location: /job7"), status(200)))
         self.assertFalse(self.pair(status(302, "Location: https://[broken"), status(404)))
 
+    def test_leads_to_another_site(self) -> None:
+        """A login elsewhere says nothing of the prefix; one of the application's own does."""
+        for elsewhere in ("https://sso.d.com/login?next=x", "//sso.d.com/login"):
+            login = status(302, f"Location: {elsewhere}")
+            self.assertFalse(self.pair(login, status(404)))
+            self.assertFalse(self.pair(login, status(302, "Location: /job7/")))
+            self.assertTrue(self.pair(login, login))
+        for own in ("D.com:8080", "n1:5902", "localhost:5902", "127.0.0.1"):
+            self.assertTrue(self.pair(status(302, f"Location: http://{own}/login"), status(200)))
+
     def test_path_of_the_template(self) -> None:
         """The application's own page is asked for: what is at `/` may be nothing at all."""
 
