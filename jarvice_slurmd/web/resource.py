@@ -7,6 +7,7 @@ import binascii
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -53,10 +54,18 @@ class Requests:
 
 Handler = Callable[[ApiRequest], Awaitable[Answer]]
 
+_NOT_AUTHORISED: Final = error_answer(
+    401,
+    "this needs the user name and password of JARVICE_SCHED_SERVER_KEY",
+    ("WWW-Authenticate", 'Basic realm="jarvice-slurmd", charset="UTF-8"'),
+)
+
 
 class LeafResource(Resource):
     """One endpoint: one method, one handler.
 
+    `server_key` is ``user:password``, None when nobody has to say it; of an endpoint that `is_open`
+    nobody has to, only of the paths below it, which are none.
     `is_question` says that the handler changes nothing: its caller's going away cancels it.
     `takes_below` says that the paths below are the handler's too. `answer_seconds` is how long a
     caller waits at most: then it is told so, and what is no question goes on without it.
@@ -74,6 +83,7 @@ class LeafResource(Resource):
         clock: IReactorTime,
         answer_seconds: float,
         server_key: str | None = None,
+        is_open: bool = False,
         is_question: bool = True,
         takes_below: bool = False,
     ) -> None:
@@ -85,6 +95,7 @@ class LeafResource(Resource):
         self._clock = clock
         self._answer_seconds = answer_seconds
         self._server_key = server_key
+        self._is_open = is_open
         self._is_question = is_question
         self._takes_below = takes_below
 
@@ -133,14 +144,10 @@ class LeafResource(Resource):
         return server.NOT_DONE_YET
 
     async def _answer(self, request: ApiRequest, asked_at: float) -> Answer:
-        if self._server_key is not None and not _is_authorised(request, self._server_key):
-            return error_answer(
-                401,
-                "this needs the user name and password of JARVICE_SCHED_SERVER_KEY",
-                ("WWW-Authenticate", 'Basic realm="jarvice-slurmd", charset="UTF-8"'),
-            )
         if any(request.postpath or ()) and not self._takes_below:
-            return _not_found(request)
+            return _not_found(request, self._server_key)
+        if not self._is_open and not _is_authorised(request, self._server_key):
+            return _NOT_AUTHORISED
         method = request.method.decode("ascii", "replace")
         if method != self._method and (method, self._method) != ("HEAD", "GET"):
             return error_answer(
@@ -172,18 +179,27 @@ class NotFoundResource(Resource):
 
     isLeaf = True
 
+    def __init__(self, server_key: str | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._server_key = server_key
+
     def render(self, request: ApiRequest) -> int:
-        """Answer 404."""
-        send(request, _not_found(request))
+        """Answer 404, or 401 to who has not said the key."""
+        send(request, _not_found(request, self._server_key))
         return server.NOT_DONE_YET
 
 
-def _not_found(request: http.Request) -> Answer:
+def _not_found(request: http.Request, server_key: str | None) -> Answer:
+    # Which paths there are is not for strangers either.
+    if not _is_authorised(request, server_key):
+        return _NOT_AUTHORISED
     path = request.path.decode("ascii", "backslashreplace")
     return error_answer(404, f"there is no endpoint {path[:200]}")
 
 
-def _is_authorised(request: http.Request, server_key: str) -> bool:
+def _is_authorised(request: http.Request, server_key: str | None) -> bool:
+    if server_key is None:
+        return True
     header = request.getHeader(b"Authorization") or b""
     scheme, _, credentials = header.partition(b" ")
     try:

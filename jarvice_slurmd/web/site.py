@@ -22,9 +22,13 @@ ANSWER_SECONDS: Final = 24.0
 class RootResource(Resource):
     """Finds the endpoint of a path; what is none gets an answer that says so."""
 
+    def __init__(self, server_key: str | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._nowhere = NotFoundResource(server_key)
+
     def getChild(self, path: bytes, request: ApiRequest) -> Resource:
         """See twisted.web.resource.Resource.getChild."""
-        return NotFoundResource()  # type: ignore[no-untyped-call]
+        return self._nowhere
 
 
 def make_site(
@@ -58,7 +62,8 @@ def make_site(
             outages=outages,
             clock=reactor,
             answer_seconds=answer_seconds,
-            server_key=None if is_open else server_key,
+            server_key=server_key,
+            is_open=is_open,
             is_question=is_question,
             takes_below=takes_below,
         )
@@ -83,7 +88,7 @@ def make_site(
             change=leaf("POST", api.request, is_question=False, takes_below=True),
         ),
     }
-    root = RootResource()  # type: ignore[no-untyped-call]
+    root = RootResource(server_key)
     for path, resource in tree.items():
         root.putChild(path, resource)
 

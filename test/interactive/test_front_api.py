@@ -8,7 +8,17 @@ from twisted.internet.defer import Deferred
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
+from zope.interface import implementer
 
+from jarvice_slurmd.interactive.interfaces import IJobDirectory, Service, Stage, Unknown, Waiting
+from jarvice_slurmd.interactive.routing import JobRouter, JobsDomain
+from jarvice_slurmd.web.api import Api
+from jarvice_slurmd.web.outages import Outages
+from jarvice_slurmd.web.readiness import Readiness
+from jarvice_slurmd.web.resource import Requests
+from jarvice_slurmd.web.site import make_site
+from test.fakes import FakeScheduler
+from test.interactive.fake_services import BY_HOST, BY_PATH
 from test.interactive.loopback import GatewayCase, reactor
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -195,6 +205,66 @@ class _Producer:
             self._request.write(b"x" * 65536)
             self.sent += 65536
             reactor.callLater(0, self._write)
+
+
+@implementer(IJobDirectory)
+class _Directory:
+    """One job, which waits."""
+
+    async def resolve(self, number: int) -> Service | Waiting | Unknown:
+        return Waiting(stage=Stage.QUEUED) if number == 7 else Unknown()
+
+
+class KeyTests(GatewayCase):
+    """With JARVICE_SCHED_SERVER_KEY: jobs' own addresses are open, everything else wants it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = reactor
+        scheduler, outages = FakeScheduler(), Outages(reactor)
+        ready = Readiness(lambda: None, scheduler.check, reactor, outages)
+        self.site = make_site(
+            Api(scheduler, executor="singularity", readiness=ready),
+            Requests(),
+            outages=outages,
+            server_key="user:word",
+            max_body_bytes=1000,
+            reactor=reactor,
+        )
+
+    async def ask(self, domain: JobsDomain, path: bytes, host: bytes = b"d.com") -> int:
+        """The status of the answer to a GET without the key."""
+        router = JobRouter(domain=domain, directory=_Directory())
+        self.start(router=router)
+        client = await self.connect()
+        client.send(b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (path, host))
+        head, _, _ = (await client.rest()).partition(b"\r\n")
+        return int(head.split(b" ")[1])
+
+    async def test_by_path(self) -> None:
+        for path, status in (
+            (b"/job7/", 503),
+            (b"/job8/", 404),
+            (b"/job8/running", 404),
+            (b"/live", 200),
+            (b"/running", 401),
+            (b"/nowhere", 401),
+            (b"/", 401),
+            (b"/job", 401),
+            (b"/jobs/7", 401),
+            (b"/live/job7", 401),
+        ):
+            self.assertEqual(await self.ask(BY_PATH, path), status, path)
+
+    async def test_by_host(self) -> None:
+        for host, path, status in (
+            (b"jarvice-7.d.com", b"/", 503),
+            (b"jarvice-8.d.com", b"/running", 404),
+            (b"d.com", b"/job7/", 401),
+            (b"d.com", b"/", 401),
+            (b"jarvice-x.d.com", b"/", 401),
+        ):
+            self.assertEqual(await self.ask(BY_HOST, path, host), status, (host, path))
 
 
 class MixedTests(GatewayCase):

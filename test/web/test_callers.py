@@ -75,6 +75,20 @@ class KeyTests(ApiTestCase):
         for method, target in (("DELETE", "/submit"), ("POST", "/submit"), ("GET", "/request/x")):
             self.assert_error(self.call(method, target), 401)
 
+    def test_no_endpoint(self) -> None:
+        """Nor which paths there are: 401 like the others, 404 with the key."""
+        assert self.server_key is not None
+        right, wrong = self.header(self.server_key.encode()), self.header(b"user:x")
+        for path in ("/", "/nope", "/job7/", "/live2", "/live/x", "/ready/x/y", "/running/x", "//"):
+            for method in ("GET", "HEAD", "POST", "OPTIONS", "DELETE"):
+                for headers in ({}, wrong):
+                    response = self.call(method, path, headers)
+                    self.assertEqual(response.status, 401, (method, path))
+                    self.assertIn("www-authenticate", response.headers)
+                self.assertEqual(self.call(method, path, right).status, 404, (method, path))
+        self.assert_error(self.call("GET", "/nope"), 401, "JARVICE_SCHED_SERVER_KEY")
+        self.assert_error(self.call("GET", "/nope", right), 404, "/nope")
+
     def test_constant_time(self) -> None:
         """The comparison is hmac's, also where there are no credentials to compare."""
         for headers in ({}, self.header(b"user:x")):
