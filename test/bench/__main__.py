@@ -48,7 +48,8 @@ _TUNNELS: dict[str, Callable[[Scene, Service, Tell], Section]] = {
     "keystrokes": websockets.measure_latency,
     "websockets": websockets.measure_many,
     "stalls": stalls.measure,
-    "fairness": fairness.measure,
+    "fairness": fairness.measure_near,
+    "fairness-far": fairness.measure_far,
 }
 
 # What ends the bench early with a sentence; anything else is the bench's own fault.

@@ -15,7 +15,7 @@ from test.bench.scene import Scene
 from test.bench.service import serve_connections
 from test.bench.throughput import DIRECTIONS, Bulk, render_bulk
 from test.bench.transfer import Transfer
-from test.bench.ways import Service, Way, far_ways, near_ways
+from test.bench.ways import LARGE_BUFFERS, ROUND_TRIP, Service, Way, far_ways, near_ways
 
 _MIB: Final = 1024 * 1024
 _ROUNDS: Final = 5
@@ -26,11 +26,9 @@ _LEAST_OF_PARAMIKO: Final = 1.5
 _FAR_ROUNDS: Final = 3
 _USUAL_ROUNDS: Final = 1
 _FAR_SIZE: Final = 128 * _MIB
-_ROUND_TRIP: Final = 0.05
 _LEAST_OF_SSH_FAR: Final = 2.0
-# What Linux allows TCP to buffer if it is not told otherwise, and what it takes to fill the wire.
+# What Linux allows TCP to buffer if it is not told otherwise.
 _USUAL_BUFFERS: Final = 4 * _MIB
-_LARGE_BUFFERS: Final = 16 * _MIB
 
 
 def measure_near(scene: Scene, service: Service, tell: Callable[[str], None]) -> Section:
@@ -60,7 +58,7 @@ def measure_near(scene: Scene, service: Service, tell: Callable[[str], None]) ->
 
 def measure_far(scene: Scene, service: Service, tell: Callable[[str], None]) -> Section:
     """Over a distance, with TCP's usual buffers and with large ones."""
-    milliseconds = f"{_ROUND_TRIP * 1000:.0f} ms"
+    milliseconds = f"{ROUND_TRIP * 1000:.0f} ms"
     texts = {
         direction: f"{direction} at {milliseconds}: at least {_LEAST_OF_SSH_FAR} x ssh -N -L"
         for direction in DIRECTIONS
@@ -70,8 +68,8 @@ def measure_far(scene: Scene, service: Service, tell: Callable[[str], None]) -> 
         f" (medians of {_FAR_ROUNDS} rounds)"
     )
     try:
-        with wire(_ROUND_TRIP) as distance:
-            distance.set_tcp_buffers(_LARGE_BUFFERS)
+        with wire(ROUND_TRIP) as distance:
+            distance.set_tcp_buffers(LARGE_BUFFERS)
             large = _measure_over(distance, _FAR_ROUNDS, scene, service, tell)
             distance.set_tcp_buffers(_USUAL_BUFFERS)
             usual = _measure_over(distance, _USUAL_ROUNDS, scene, service, tell)
@@ -79,7 +77,7 @@ def measure_far(scene: Scene, service: Service, tell: Callable[[str], None]) -> 
         goals = [Goal(text=text, measured="not measured", reached=False) for text in texts.values()]
         return Section(title=title, table=[("",)], remarks=[f"not measured: {error}"], goals=goals)
     rows = [("TCP buffers up to", *render_bulk(large)[0][1:])]
-    for buffers, results in ((_LARGE_BUFFERS, large), (_USUAL_BUFFERS, usual)):
+    for buffers, results in ((LARGE_BUFFERS, large), (_USUAL_BUFFERS, usual)):
         rows += [
             (f"{buffers // _MIB} MiB: {name}", *figures)
             for name, *figures in render_bulk(results)[1:]
@@ -90,7 +88,7 @@ def measure_far(scene: Scene, service: Service, tell: Callable[[str], None]) -> 
         remarks=[
             "(a TUN wire between network namespaces delays all packets, as netem does where the",
             f"kernel has it; {_USUAL_BUFFERS // _MIB} MiB are Linux's own, in one round; the goals"
-            f" are for {_LARGE_BUFFERS // _MIB} MiB)",
+            f" are for {LARGE_BUFFERS // _MIB} MiB)",
         ],
         goals=[
             _goal(text, large["daemon"], large["ssh -N -L"], direction, _LEAST_OF_SSH_FAR)
@@ -115,7 +113,7 @@ def _measure_over(
         threading.Thread(target=serve_connections, args=(listener,), daemon=True).start()
         alone = Bulk.nothing()
         for direction in DIRECTIONS:
-            tell(f"{direction} over {_ROUND_TRIP * 1000:.0f} ms: TCP alone")
+            tell(f"{direction} over {ROUND_TRIP * 1000:.0f} ms: TCP alone")
             asked = Transfer(
                 host=NEAR_ADDRESS,
                 port=listener.getsockname()[1],

@@ -19,6 +19,7 @@ from twisted.internet.task import react
 
 from test.bench.figures import Sample
 from test.bench.http_load import HttpLoad
+from test.bench.namespaces import Namespace
 from test.bench.neighbours import Ask, AskFailedError, ControlMaster, FreshParamiko, Login
 
 _PROJECT = Path(__file__).parents[2]
@@ -29,7 +30,8 @@ class Load:
     """What to ask, how, by how many at once, for how many seconds and at most how often.
 
     `technique` is `http`, which asks `requests` of the daemon at `port` one after another and finds
-    `expected` in each answer, or one of the neighbours, who run `command` on the login node.
+    `expected` in each answer, or one of the neighbours, who run `command` on the login node with
+    `stdin`.
     """
 
     technique: str
@@ -42,6 +44,7 @@ class Load:
     login: Login | None = None
     control_socket: str = ""
     command: str = ""
+    stdin: str = ""
 
 
 class LoadFailedError(Exception):
@@ -49,11 +52,12 @@ class LoadFailedError(Exception):
 
 
 class RunningLoad:
-    """A load generator at work."""
+    """A load generator at work, in a namespace if not here."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, namespace: Namespace | None = None) -> None:
+        before = [] if namespace is None else namespace.words
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "test.bench.load"],
+            [*before, sys.executable, "-m", "test.bench.load"],
             cwd=_PROJECT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -74,9 +78,9 @@ class RunningLoad:
         return Sample(**json.loads(said))
 
 
-def run(load: Load) -> Sample:
+def run(load: Load, namespace: Namespace | None = None) -> Sample:
     """Run a load generator to its end."""
-    return RunningLoad(load).sample()
+    return RunningLoad(load, namespace).sample()
 
 
 def ask_at_once(ask: Ask, load: Load) -> Sample:
@@ -96,7 +100,7 @@ def ask_at_once(ask: Ask, load: Load) -> Sample:
                 left -= 1
             asked = time.perf_counter()
             try:
-                said = ask(load.command, b"")
+                said = ask(load.command, load.stdin.encode())
             except AskFailedError as error:
                 reason = str(error)
             else:

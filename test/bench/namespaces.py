@@ -3,7 +3,8 @@
 The wire is a TUN device on either side, and a process that reads packets from each and writes them
 to the other a fixed time later. It does what `tc netem` does on a veth pair, on kernels without
 sch_netem too: TCP on both sides is the kernel's own, at an MTU of 1500, and large packets cross
-whole, as they do on veth (TUNSETOFFLOAD, linux/if_tun.h). Nothing is lost or reordered.
+whole, as they do on veth (TUNSETOFFLOAD, linux/if_tun.h). Nothing is reordered, and nothing is lost
+unless the wire is given a rate: then as a router does, whose queue is full.
 
 The machine's own network is not touched. Namespaces and devices last as long as a process has them,
 and every process here ends with the bench, even if that is killed.
@@ -22,6 +23,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -144,8 +146,11 @@ class Wire:
 
 
 @contextlib.contextmanager
-def wire(round_trip: float) -> Iterator[Wire]:
-    """Two namespaces and the wire between them; `round_trip` is in seconds."""
+def wire(round_trip: float, rate: float = inf) -> Iterator[Wire]:
+    """Two namespaces and the wire between them.
+
+    `round_trip` is in seconds, `rate` in bytes a second in either direction.
+    """
     installer = PROJECT / "deploy" / "install-packages"
     if subprocess.run([installer, "iproute2"], check=False).returncode:
         raise NamespaceFailedError("ip (iproute2) is missing")
@@ -164,7 +169,7 @@ def wire(round_trip: float) -> Iterator[Wire]:
             stack.callback(os.close, devices[-1])
         words = [sys.executable, "-m", "test.bench.namespaces"]
         process = subprocess.Popen(
-            [*LEASHED, *words, *map(str, devices), str(round_trip / 2)],
+            [*LEASHED, *words, *map(str, [*devices, round_trip / 2, rate])],
             cwd=PROJECT,
             stdin=subprocess.PIPE,
             pass_fds=devices,
@@ -194,12 +199,18 @@ def _open_device(address: str, peer: str) -> int:
 
 
 class Delay:
-    """One direction: packets come out of `source` and go into `sink` `seconds` later."""
+    """One direction: packets come out of `source` and go into `sink` `seconds` later.
 
-    def __init__(self, source: int, sink: int, seconds: float) -> None:
+    With a `rate`, in bytes a second, they queue before that; what would wait there for longer than
+    a round trip is lost.
+    """
+
+    def __init__(self, source: int, sink: int, seconds: float, rate: float = inf) -> None:
         self.source = source
         self._sink = sink
         self._seconds = seconds
+        self._rate = rate
+        self._free = 0.0
         self._waiting: deque[tuple[float, bytes]] = deque()
 
     @property
@@ -211,7 +222,12 @@ class Delay:
         """Take packets that have come."""
         with contextlib.suppress(BlockingIOError):
             for _ in range(64):
-                self._waiting.append((now + self._seconds, os.read(self.source, _MOST)))
+                packet = os.read(self.source, _MOST)
+                begins = max(now, self._free)
+                if begins - now > 2 * self._seconds:
+                    continue
+                self._free = begins + len(packet) / self._rate
+                self._waiting.append((self._free + self._seconds, packet))
 
     def give(self, now: float) -> None:
         """Let go what is due."""
@@ -221,8 +237,9 @@ class Delay:
 
 def main() -> None:
     """Carry packets between the two devices named by their descriptors until stdin ends."""
-    near, far, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    ways = [Delay(near, far, seconds), Delay(far, near, seconds)]
+    near, far = map(int, sys.argv[1:3])
+    seconds, rate = map(float, sys.argv[3:])
+    ways = [Delay(near, far, seconds, rate), Delay(far, near, seconds, rate)]
     while True:
         due = [way.due for way in ways if way.due is not None]
         timeout = max(0.0, min(due) - time.monotonic()) if due else None

@@ -20,6 +20,7 @@ class DelayTests(SynchronousTestCase):
             one.setblocking(False)
             self.addCleanup(one.close)
         self.delay = Delay(source.fileno(), sink.fileno(), 2.0)
+        self.slow = Delay(source.fileno(), sink.fileno(), 2.0, 1.0)
 
     def test_in_time(self) -> None:
         """A packet goes on when it is due and not before, in order, and as it came."""
@@ -36,3 +37,21 @@ class DelayTests(SynchronousTestCase):
         self.delay.give(20.0)
         self.assertEqual(self.receiver.recv(10), b"two")
         self.assertIsNone(self.delay.due)
+
+    def test_rate(self) -> None:
+        """A packet leaves when those before it have left; the queue holds a round trip and ends."""
+        for packet in (b"one", b"two", b"lost"):
+            self.sender.send(packet)
+        self.slow.take(10.0)
+        self.slow.give(14.9)
+        self.assertRaises(BlockingIOError, self.receiver.recv, 10)
+        self.slow.give(15.0)
+        self.assertEqual(self.receiver.recv(10), b"one")
+        self.assertEqual(self.slow.due, 18.0)
+        self.sender.send(b"last")
+        self.slow.take(13.0)
+        self.slow.give(18.0)
+        self.assertEqual(self.receiver.recv(10), b"two")
+        self.slow.give(22.0)
+        self.assertEqual(self.receiver.recv(10), b"last")
+        self.assertIsNone(self.slow.due)

@@ -24,6 +24,10 @@ from test.bench.namespaces import LEASHED, NEAR_ADDRESS, Namespace, Wire, inside
 from test.bench.neighbours import Login
 from test.bench.scene import Scene, SceneError, daemon, job_text, submission, twistd
 
+#: The distance of far ways, as a round trip in seconds, and TCP buffers that fill such a wire.
+ROUND_TRIP: Final = 0.05
+LARGE_BUFFERS: Final = 16 * 1024 * 1024
+
 _PATIENCE: Final = 60.0
 _PAUSE: Final = 0.05
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from test.bench.figures import Goal, Sample, Section, Series, ratio
+from test.bench.namespaces import inside
 from test.bench.scene import Scene, SceneError
 from test.bench.service import read_head
 from test.bench.ways import Service, Way, daemon_way, near_ways
@@ -34,15 +35,15 @@ def measure_latency(scene: Scene, service: Service, tell: Callable[[str], None])
     tell(f"WebSockets: {_MESSAGES} messages there and back, {_ROUNDS} rounds")
     with ExitStack() as stack:
         ways = stack.enter_context(near_ways(scene, service))
-        sockets = [stack.enter_context(_open(way, 1)[0]) for way in ways]
+        sockets = [stack.enter_context(open_sockets(way, 1)[0]) for way in ways]
         for connection in sockets:
-            _there_and_back(connection)
+            there_and_back(connection)
         samples: list[list[Sample]] = [[] for _ in ways]
         for _ in range(_ROUNDS):
             latencies: list[list[float]] = [[] for _ in ways]
             for _ in range(_MESSAGES):
                 for connection, mine in zip(sockets, latencies, strict=True):
-                    mine.append(_there_and_back(connection))
+                    mine.append(there_and_back(connection))
             for mine, runs in zip(latencies, samples, strict=True):
                 runs.append(Sample(seconds=sum(mine), latencies=mine))
     series = [Series(runs) for runs in samples]
@@ -77,8 +78,8 @@ def measure_many(scene: Scene, service: Service, tell: Callable[[str], None]) ->
     with ExitStack() as stack:
         way = stack.enter_context(daemon_way(scene, service))
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        for connection in _open(way, 20):
-            _there_and_back(connection)
+        for connection in open_sockets(way, 20):
+            there_and_back(connection)
             connection.close()
         time.sleep(1.0)
         sockets: list[socket.socket] = []
@@ -90,7 +91,7 @@ def measure_many(scene: Scene, service: Service, tell: Callable[[str], None]) ->
             tell(f"{count} WebSockets at once")
             began = time.monotonic()
             try:
-                opened = _open(way, count - len(sockets))
+                opened = open_sockets(way, count - len(sockets))
             except (OSError, SceneError) as error:
                 broken.append(f"{count} WebSockets: {error}")
                 break
@@ -135,9 +136,11 @@ def measure_many(scene: Scene, service: Service, tell: Callable[[str], None]) ->
     )
 
 
-def _open(way: Way, count: int) -> list[socket.socket]:
+def open_sockets(way: Way, count: int) -> list[socket.socket]:
     """Open so many at the same moment."""
-    sockets = [socket.create_connection(("127.0.0.1", way.port), _PATIENCE) for _ in range(count)]
+    address = ("127.0.0.1", way.port)
+    with inside(way.namespace):
+        sockets = [socket.create_connection(address, _PATIENCE) for _ in range(count)]
     handshake = (
         f"GET {way.path}echo HTTP/1.1\r\nHost: 127.0.0.1:{way.port}\r\n"
         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -154,7 +157,7 @@ def _open(way: Way, count: int) -> list[socket.socket]:
     return sockets
 
 
-def _there_and_back(connection: socket.socket) -> float:
+def there_and_back(connection: socket.socket) -> float:
     """The seconds that one message takes."""
     began = time.perf_counter()
     connection.sendall(MESSAGE)
