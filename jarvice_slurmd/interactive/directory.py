@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as TooLateError
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
@@ -46,6 +47,9 @@ TRUST_SECONDS = 5.0
 
 #: ...and for which it is while Slurm can't be asked at all: an outage ends nobody's desktop.
 OUTAGE_SECONDS = 60.0
+
+#: Seconds that Slurm has to say whether a job whose port is closed has ended: two questions.
+END_SECONDS = 5.0
 
 #: Seconds for which `info` says that a service answers before its port is looked at again.
 LOOK_SECONDS = 15.0
@@ -112,6 +116,18 @@ class JobDirectory:
         job = self._jobs.get(number) or await self._look_up(number)
         return Unknown() if job is None else await self._stand(job)
 
+    async def has_ended(self, number: int) -> bool:
+        """See `IJobDirectory.has_ended`."""
+        job = self._jobs.get(number)
+        if job is None:
+            return number in self._unknown
+        asking = Deferred.fromCoroutine(self._confirm(job, since=self._clock.seconds()))
+        try:
+            entry = await asking.addTimeout(END_SECONDS, self._clock)
+        except (JarviceSlurmdError, TooLateError):
+            return False
+        return entry is None or entry.state.phase is Phase.ENDED
+
     async def info(self, ref: JobRef) -> JobInfo:
         """See `IJobInfo.info`."""
         found = await self.resolve(ref.number)
@@ -176,10 +192,15 @@ class JobDirectory:
         stage = Stage.STARTING if job.record.service is None else Stage.PORT_CLOSED
         return Waiting(stage=stage, detail=job.trouble)
 
-    async def _confirm(self, job: _Job) -> QueueEntry | None:
-        """What the queue says of the job now; None when Slurm has no such job of ours."""
+    async def _confirm(self, job: _Job, *, since: float = 0.0) -> QueueEntry | None:
+        """What the queue says of the job now; None when Slurm has no such job of ours.
+
+        `since` is the earliest that Slurm may have been asked, by the clock.
+        """
         record = job.record
         view = await self._snapshot.current()
+        if view.asked_at < since:
+            view = await self._snapshot.after(view)
         entry = view.entries.get(record.jobid)
         if entry is None and not self._snapshot.missed_before(record.jobid, view):
             # One answer that lacks it ends nobody's desktop.

@@ -56,6 +56,13 @@ class IJobDirectory(Interface):
         May raise any `JarviceSlurmdError`; `NotConnectedError` is asked again for a bounded time.
         """
 
+    def has_ended(number: int) -> Awaitable[bool]:
+        """Whether Slurm, asked anew, says that a job which `resolve` knew runs no longer.
+
+        For when its port can't be connected to. Waits a bounded time, and raises nothing: False
+        where Slurm did not say so.
+        """
+
 
 @frozen(kw_only=True)
 class Target:
@@ -95,4 +102,10 @@ class IRouter(Interface):
         """Whose the request is; answers without waiting where nothing has to be asked.
 
         Errors as `IJobDirectory.resolve`.
+        """
+
+    def unreachable(head: RequestHead, target: Target) -> Awaitable[Page | None]:
+        """What to answer when the port of a target could not be connected to.
+
+        None where that failure itself is the answer: the job is still there.
         """

@@ -10,7 +10,7 @@ from attrs import frozen
 from twisted.internet.interfaces import ITransport
 from twisted.internet.task import deferLater
 
-from jarvice_slurmd.errors import NotConnectedError
+from jarvice_slurmd.errors import NotConnectedError, TunnelConnectError
 from jarvice_slurmd.interactive.front_settings import FrontSettings
 from jarvice_slurmd.interactive.head import RequestHead
 from jarvice_slurmd.interactive.interfaces import Api, Page, Route, Target
@@ -65,14 +65,16 @@ class Reach:
         deadline = clock.seconds() + self._settings.limits.link_wait
         while True:
             try:
-                return await self._find_once(route, reuse=reuse)
+                return await self._find_once(head, route, reuse=reuse)
             except NotConnectedError:
                 if clock.seconds() >= deadline:
                     raise
             await deferLater(clock, RETRY_SECONDS)
             route = self._settings.router.route(head)
 
-    async def _find_once(self, route: Route | Awaitable[Route], *, reuse: bool) -> Reached | Page:
+    async def _find_once(
+        self, head: RequestHead, route: Route | Awaitable[Route], *, reuse: bool
+    ) -> Reached | Page:
         found = await route if isawaitable(route) else route
         assert isinstance(found, Target | Api | Page)
         if isinstance(found, Page):
@@ -83,10 +85,16 @@ class Reach:
         if reuse:
             upstream = self.idle.take(TunnelKey(found.number, found.host, found.port))
         if upstream is None:
-            upstream = await open_tunnel(
-                self._settings.opener,
-                found,
-                clock=self._settings.clock,
-                close_timeout=self._settings.limits.close_timeout,
-            )
+            try:
+                upstream = await open_tunnel(
+                    self._settings.opener,
+                    found,
+                    clock=self._settings.clock,
+                    close_timeout=self._settings.limits.close_timeout,
+                )
+            except TunnelConnectError:
+                page = await self._settings.router.unreachable(head, found)
+                if page is None:
+                    raise
+                return page
         return Reached(found, upstream)

@@ -132,6 +132,12 @@ class JobRouter:
             return render_page(403, "Not from here", _NOT_FROM_HERE, request=head.headers)
         return _unreadable(head) or _API
 
+    async def unreachable(self, head: RequestHead, target: Target) -> Page | None:
+        """See `IRouter.unreachable`."""
+        if self.directory is None or not await self.directory.has_ended(target.number):
+            return None
+        return render_unknown_page(target.number, head.headers)
+
 
 async def _find(directory: IJobDirectory, head: RequestHead, address: JobAddress) -> Route:
     found = await directory.resolve(address.number)

@@ -26,7 +26,7 @@ from jarvice_slurmd.interactive.forwarding import Rules
 from jarvice_slurmd.interactive.front import FrontFactory
 from jarvice_slurmd.interactive.front_settings import FrontLimits, FrontSettings
 from jarvice_slurmd.interactive.head import RequestHead
-from jarvice_slurmd.interactive.interfaces import Api, IRouter, Route, Target
+from jarvice_slurmd.interactive.interfaces import Api, IRouter, Page, Route, Target
 from jarvice_slurmd.interactive.pages import render_unknown_page
 from jarvice_slurmd.interfaces import ITunnelOpener
 
@@ -196,6 +196,11 @@ class PathRouter:
     def __init__(self) -> None:
         self.targets: dict[bytes, Target | Callable[[], Awaitable[Route]]] = {}
         self.heads: list[RequestHead] = []
+        self.ended: set[int] = set()
+
+    async def unreachable(self, head: RequestHead, target: Target) -> Page | None:
+        ended = target.number in self.ended
+        return render_unknown_page(target.number, head.headers) if ended else None
 
     def route(self, head: RequestHead) -> Route | Awaitable[Route]:
         self.heads.append(head)

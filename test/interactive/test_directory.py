@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -228,6 +228,106 @@ class StageTests(DirectoryTestCase):
         self.resolve()
         self.pass_time(1)
         self.assertEqual(self.resolve(), Service(host="10.0.0.2", port=20008, strip_prefix=True))
+
+
+class ClosedPortTests(DirectoryTestCase):
+    """A job that was reached, and whose port can't be connected to any more."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.serve()
+        self.assertEqual(self.resolve(), AT_ROOT)
+
+    def ask_slurm(self) -> None:
+        """Somebody else asks, a moment before."""
+        before = len(self.shell.asked("squeue"))
+        self.start(self.directory.resolve(7))
+        self.assertEqual(len(self.shell.asked("squeue")) - before, 1)
+        self.pass_time(0.125)
+
+    def has_ended(self, number: int = 7) -> bool:
+        """What who could not connect is told."""
+        return self.ask(self.directory.has_ended(number))
+
+    def test_ended(self) -> None:
+        """Slurm says so at once, where the service was trusted for seconds more."""
+        self.queue = self.line("CD")
+        self.assertEqual(self.start(self.directory.resolve(7)).result, AT_ROOT)
+        self.assertTrue(self.has_ended())
+        self.assertEqual(self.start(self.directory.resolve(7)).result, Unknown())
+        self.assertTrue(self.has_ended())
+
+    def test_forgotten(self) -> None:
+        """A job that Slurm no longer has is looked for twice."""
+        self.queue, before = "", len(self.shell.asked("squeue"))
+        self.assertTrue(self.has_ended())
+        self.assertEqual(len(self.shell.asked("squeue")) - before, 2)
+        self.assertIsInstance(self.resolve(), Unknown)
+
+    def test_missed_once(self) -> None:
+        """That one answer lacks it ends nothing."""
+        there, self.queue = self.queue, ""
+        asked = self.start(self.directory.has_ended(7))
+        self.pass_time(0.5)
+        self.assertNoResult(asked)
+        self.queue = there
+        self.pass_time(2)
+        self.assertFalse(self.successResultOf(asked))
+        self.assertEqual(self.resolve(), AT_ROOT)
+
+    def test_runs(self) -> None:
+        """A job whose application is restarting runs on; no older answer says so."""
+        before = len(self.shell.asked("squeue"))
+        self.assertFalse(self.has_ended())
+        self.assertEqual(len(self.shell.asked("squeue")) - before, 1)
+        self.assertEqual(self.resolve(), AT_ROOT)
+
+    def test_answer_of_before(self) -> None:
+        """What Slurm was asked before the port was found closed does not count."""
+        self.ask_slurm()
+        asked = self.start(self.directory.has_ended(7))
+        self.assertNoResult(asked)
+        self.queue = self.line("CA")
+        self.pass_time(1)
+        self.assertTrue(self.successResultOf(asked))
+
+    def test_many_ask(self) -> None:
+        """They share one question, and it is no earlier than any other would be."""
+        self.ask_slurm()
+        before = len(self.shell.asked("squeue"))
+        asked = [self.start(self.directory.has_ended(7)) for _ in range(50)]
+        self.pass_time(0.5)
+        self.assertEqual(len(self.shell.asked("squeue")), before)
+        self.pass_time(1)
+        self.assertEqual([self.successResultOf(one) for one in asked], [False] * 50)
+        self.assertEqual(len(self.shell.asked("squeue")) - before, 1)
+
+    def test_outage(self) -> None:
+        """Where Slurm does not answer, or not in time, nothing has ended."""
+        self.shell.answer("squeue", SlurmUnavailableError("away"))
+        self.assertFalse(self.has_ended())
+        self.assertEqual(self.resolve(), AT_ROOT)
+        silence: Deferred[CommandResult] = Deferred()
+        self.shell.answer("squeue", silence)
+        asked = self.start(self.directory.has_ended(7))
+        self.pass_time(4)
+        self.assertNoResult(asked)
+        self.pass_time(2)
+        self.assertFalse(self.successResultOf(asked))
+
+    def test_nobody_waits(self) -> None:
+        """A browser that leaves stops waiting, and nothing else."""
+        self.ask_slurm()
+        asked = self.start(self.directory.has_ended(7))
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError)
+        self.assertFalse(self.has_ended())
+
+    def test_never_known(self) -> None:
+        """Of a number that nobody asked for before nothing is known, nor asked."""
+        before = len(self.shell.commands)
+        self.assertFalse(self.has_ended(8))
+        self.assertEqual(len(self.shell.commands), before)
 
 
 class ServiceTests(DirectoryTestCase):

@@ -214,6 +214,9 @@ class _Directory:
     async def resolve(self, number: int) -> Service | Waiting | Unknown:
         return Waiting(stage=Stage.QUEUED) if number == 7 else Unknown()
 
+    async def has_ended(self, number: int) -> bool:
+        raise AssertionError("there is no job whose port could be closed")
+
 
 class KeyTests(GatewayCase):
     """With JARVICE_SCHED_SERVER_KEY: jobs' own addresses are open, everything else wants it."""

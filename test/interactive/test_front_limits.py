@@ -344,6 +344,29 @@ class ReachTests(GatewayCase):
             client.send(GET)
             self.assertEqual((await self.answer(client))[0], status)
 
+    async def test_closed_port(self) -> None:
+        """A job that has ended is no job that does not answer, on kept connections too."""
+        backend = self.job()
+        self.start()
+        client = await self.connect()
+        client.send(GET)
+        service = await backend.accept()
+        await service.head()
+        service.send(OK)
+        await client.until(OK)
+        await backend.port.stopListening()
+        service.reset()
+        await eventually(lambda: not any(len(c.reach.idle) for c in self.front.channels))
+        client.send(GET)
+        self.assertEqual((await self.answer(client))[0], 502)
+        self.router.ended.add(1)
+        client.send(GET)
+        self.assertEqual((await self.answer(client))[0], 404)
+        self.assertEqual(len(self.opener.opened), 3)
+        self.opener.failures.append(ForwardingRefusedError("no"))
+        client.send(GET)
+        self.assertEqual((await self.answer(client))[0], 502)
+
     async def test_router_that_fails(self) -> None:
         self.start()
 

@@ -131,6 +131,9 @@ class _Directory:
     async def resolve(self, number: int) -> Service | Waiting | Unknown:
         return self.jobs.get(number) or Unknown()
 
+    async def has_ended(self, number: int) -> bool:
+        return number not in self.jobs
+
 
 class RouterTests(SynchronousTestCase):
     def route(
@@ -208,6 +211,23 @@ class RouterTests(SynchronousTestCase):
         page = self.route(b"/job4/")
         assert isinstance(page, Page)
         self.assertEqual(page.status, 404)
+
+    def test_closed_port(self) -> None:
+        """404 where the job has ended; else the failure speaks for itself."""
+        router = JobRouter(domain=BY_PATH, directory=_Directory())
+        head = RequestHead(method=b"GET", target=b"/job4/", headers=())
+
+        def unreachable(number: int) -> Page | None:
+            target = Target(number=number, host="n1", port=5902)
+            asked = Deferred.fromCoroutine(router.unreachable(head, target))
+            page: Page | None = self.successResultOf(asked)
+            return page
+
+        self.assertIsNone(unreachable(1))
+        page = unreachable(4)
+        assert page is not None
+        self.assertEqual(page.status, 404)
+        self.assertIn("number 4", json.loads(page.body)["error"])
 
 
 class PageTests(SynchronousTestCase):
