@@ -46,6 +46,7 @@ def render_folder_check(root: str) -> str:
     """Set `$root`, and end with `Status.NO_FOLDER` where the file system is not there.
 
     An unmounted file system is no empty one: its mount point is not there, or not ours to write to.
+    Nor are folders empty that can't be entered.
     """
     return f"""root={root}
 if [ ! -d "${{root%/.jarvice}}" ]; then
@@ -56,6 +57,12 @@ elif [ ! -d "$root" ] && [ ! -w "${{root%/.jarvice}}" ]; then
         "to: is its file system mounted?" >&2
     exit {Status.NO_FOLDER}
 fi
+for folder in "$root" "$root/submit" "$root/jobs" "$root/numbers"; do
+    [ ! -d "$folder" ] || [ -x "$folder" ] || {{
+        echo "the folder $folder on $(hostname) can't be entered" >&2
+        exit {Status.NO_FOLDER}
+    }}
+done
 """
 
 

@@ -70,7 +70,7 @@ class StorageTests(OutageTestCase):
     async def make_new_jobs(self) -> Jobs:
         """And one for each test that nobody asks about before."""
         text = job_text("echo nobody has asked yet")
-        _unasked[:] = [await self.submit(text, number=8000 + number) for number in range(4)]
+        _unasked[:] = [await self.submit(text, number=8000 + number) for number in range(5)]
         jobs = await super().make_new_jobs()
         for job in _unasked:
             await self.forgotten(job)
@@ -151,9 +151,27 @@ class StorageTests(OutageTestCase):
         await self.assert_works_again()
         await self.assert_unasked_is_right()
 
+    async def test_locked_up(self) -> None:
+        """Folders that can't be entered are not empty ones: nothing is unknown because of it."""
+        for below in (".", "jobs", "submit", "numbers"):
+            folder = self.scratch.path / ".jarvice" / below
+            folder.chmod(0)
+            answers = [
+                await self.client.get("/gc"),
+                await self.client.post("/runstatus", self.unasked.ref),
+                await self.client.post("/exitstatus", self.unasked.ref),
+                await self.client.post(f"/request/{self.unasked.path}/tail", {"qs": {}}),
+            ]
+            folder.chmod(0o700)
+            self.assertEqual([answer.code for answer in answers], [500, 503, 503, 503], below)
+            for answer in answers:
+                self.assertIn("can't be entered", answer.json["error"])
+        await self.assert_works_again()
+        await self.assert_unasked_is_right()
+
     async def test_does_not_answer(self) -> None:
         """A file server that hangs: 504 in time for what needs it, and Slurm's answers go on."""
-        commands = ("tail", "mkdir", "find")
+        commands = ("tail", "mkdir", "find", "rm")
         for command in commands:
             self.wrap(command, "exec sleep 1234567")
         await self.assert_told(
