@@ -11,12 +11,15 @@ from typing import Final, Protocol
 
 from jarvice_slurmd.errors import JarviceSlurmdError
 
+#: Bytes of a line that begins a chunk, and of all trailers together.
 MAX_CHUNK_LINE: Final = 4096
 MAX_TRAILERS: Final = 16 * 1024
 
-_VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
+#: A token, such as a field's name, and what a field's value is made of (RFC 9110 §5.6.2, §5.5).
+TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]*"
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;" + _VALUE + rb")?\r\n")
-_TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:" + _VALUE + rb"\r\n")
+_TRAILER: Final = re.compile(TOKEN + rb":" + _VALUE + rb"\r\n")
 
 
 class BadFramingError(JarviceSlurmdError):
@@ -42,6 +45,7 @@ class LengthBody:
         self.done = not length
 
     def feed(self, data: bytes) -> int:
+        """As `Body.feed`."""
         size = len(data)
         if size < self.remaining:
             self.remaining -= size
@@ -61,6 +65,7 @@ class ClosedBody:
         self.done = False
 
     def feed(self, data: bytes) -> int:
+        """As `Body.feed`; all of it."""
         return len(data)
 
 

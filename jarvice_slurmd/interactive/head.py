@@ -14,14 +14,20 @@ from typing import Final, TypeAlias
 from attrs import evolve, frozen
 
 from jarvice_slurmd.errors import JarviceSlurmdError
-from jarvice_slurmd.interactive.framing import Body, ChunkedBody, ClosedBody, LengthBody
+from jarvice_slurmd.interactive.framing import (
+    TOKEN,
+    Body,
+    ChunkedBody,
+    ClosedBody,
+    LengthBody,
+)
 
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
-_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NAME: Final = re.compile(TOKEN)
 _REQUEST_LINE: Final = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])"
+    rb"(" + TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])"
 )
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _NOT_IN_REQUEST: Final = re.compile(rb"[^\t\x20-\x7e\x80-\xff]")
