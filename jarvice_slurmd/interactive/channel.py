@@ -22,6 +22,7 @@ from jarvice_slurmd.interactive.reach import Reach
 from jarvice_slurmd.interactive.relay import BUFFER_FULL, End, discard, join
 from jarvice_slurmd.interactive.upstream import Upstream
 
+#: Bytes that may have come for later before the connection is read no further.
 MAX_COLLECTED: Final = 64 * 1024
 
 
@@ -45,6 +46,7 @@ class FrontChannel(End):
         self._timing_head = False
 
     def connected_(self) -> None:
+        """Note who asks, and wait for the first request."""
         address = getattr(self.transport.getPeer(), "host", "unknown")
         self.caller = Caller(
             address=str(address).encode("ascii", "replace"),
@@ -132,11 +134,13 @@ class FrontChannel(End):
     # What the connection tells.
 
     def resumeProducing(self) -> None:
+        """The connection takes more: so may the next request's answer."""
         super().resumeProducing()
         if self._exchange is None:
             self._advance()
 
     def reading_ended(self) -> None:
+        """The far end sends no more requests; it may still read the answer to its last."""
         if self._over:
             self.close()
         elif self._exchange is None:
@@ -146,6 +150,7 @@ class FrontChannel(End):
             self._watch(-1)
 
     def connection_ended(self, clean: bool) -> None:
+        """The far end is gone, and with it whoever waited for an answer."""
         self._stop_timer()
         self._over = True
         exchange, self._exchange = self._exchange, None

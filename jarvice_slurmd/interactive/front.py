@@ -27,14 +27,17 @@ class FrontFactory(ServerFactory):
         self._drained: Deferred[None] | None = None
 
     def startFactory(self) -> None:
+        """The first listener is up."""
         if self.settings.site is not None:
             self.settings.site.doStart()
 
     def stopFactory(self) -> None:
+        """The last listener is gone."""
         if self.settings.site is not None:
             self.settings.site.doStop()
 
     def buildProtocol(self, addr: IAddress | None) -> FrontChannel:
+        """A channel for a connection that has come in."""
         channel = FrontChannel(self.settings, self._ended)
         channel.factory = self
         self.channels.add(channel)

@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+#: Bytes that one side may have written before its producer is paused.
 MAX_BUFFERED: Final = 64 * 1024
 
 _log = Logger()
@@ -56,6 +57,7 @@ class MemoryTransport:
     # ITransport
 
     def write(self, data: bytes) -> None:
+        """See `ITransport.write`; beyond `MAX_BUFFERED` the producer is paused."""
         if not data or self.lost or self._end_of_write:
             return
         self._outbox.append(data)
@@ -66,33 +68,40 @@ class MemoryTransport:
             self._producer.pauseProducing()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
+        """See `ITransport.writeSequence`."""
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
+        """Close once the other side has taken what was written."""
         if not self.disconnecting:
             self.disconnecting = self._end_of_write = True
             self._when_drained()
 
     def loseWriteConnection(self) -> None:
+        """Half-close once the other side has taken what was written."""
         if not self._end_of_write:
             self._end_of_write = True
             self._when_drained()
 
     def abortConnection(self) -> None:
+        """Drop what was written; the other side is told of a lost connection."""
         if not self.lost:
             self._outbox.clear()
             self.disconnecting = self._end_of_write = True
             self._clock.callLater(0, self._end, ConnectionAborted(), ConnectionLost())
 
     def getPeer(self) -> Any:
+        """The address that this side is told it talks to."""
         return self._peer
 
     def getHost(self) -> Any:
+        """The address that this side is told is its own."""
         return self._host
 
     # IConsumer
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """See `IConsumer.registerProducer`; pull producers are a `RuntimeError`."""
         if self._producer is not None:
             raise RuntimeError("There is a producer already.")
         if not streaming:
@@ -104,18 +113,22 @@ class MemoryTransport:
             self._producer_paused = False
 
     def unregisterProducer(self) -> None:
+        """See `IConsumer.unregisterProducer`."""
         self._producer = None
 
     # IPushProducer
 
     def pauseProducing(self) -> None:
+        """Deliver no more to this side: what comes stays in the other's buffer."""
         self._paused = True
 
     def resumeProducing(self) -> None:
+        """Deliver what waits for this side."""
         self._paused = False
         self.other._deliver()
 
     def stopProducing(self) -> None:
+        """See `IProducer.stopProducing`: no more at all."""
         self.loseConnection()
 
     def _deliver(self) -> None:
@@ -171,21 +184,24 @@ class SecureMemoryTransport(MemoryTransport):
     """Says that the outer connection is TLS, which is what `Request.isSecure` looks for."""
 
     def getPeerCertificate(self) -> object:
+        """None: who is at the other end was asked outside, if at all."""
         return None
 
     # What else the interface wants means nothing without a socket.
 
     def getTcpNoDelay(self) -> bool:
+        """True: nothing is held back here."""
         return True
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        pass
+        """Nothing: there is no socket."""
 
     def getTcpKeepAlive(self) -> bool:
+        """False: there is no socket."""
         return False
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        pass
+        """Nothing: there is no socket."""
 
 
 def connect_in_memory(

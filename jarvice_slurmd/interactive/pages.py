@@ -33,7 +33,9 @@ class ServiceEndedError(JarviceSlurmdError):
     """The job's service closed its connection, or spoke something else, instead of answering."""
 
 
+#: Seconds until a page of something that will pass asks again.
 RELOAD_SECONDS: Final = 3
+
 _FIXED: Final = (
     (b"Cache-Control", b"no-store"),
     (b"Content-Security-Policy", b"default-src 'none'; style-src 'unsafe-inline'"),

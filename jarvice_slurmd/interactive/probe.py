@@ -28,6 +28,7 @@ PROBE_SECONDS = 5.0
 #: What a gateway in front of an application answers while that is not up (RFC 9110 §15.6).
 _NOT_YET = frozenset({502, 503, 504})
 
+#: Bytes of an answer that are looked at.
 _MAX_HEAD = 16_384
 
 T = TypeVar("T")

@@ -22,6 +22,7 @@ from jarvice_slurmd.interactive.upstream import (
     open_tunnel,
 )
 
+#: Seconds between two tries while there is no link.
 RETRY_SECONDS: Final = 0.5
 
 

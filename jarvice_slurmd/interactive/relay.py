@@ -25,7 +25,9 @@ from zope.interface import implementer
 
 from jarvice_slurmd.interactive.vitality import is_gone, watch_peer
 
+#: Seconds after which an end that is not read is looked at: is there still somebody?
 HELD_SECONDS: Final = 15.0
+
 # Why an end is not read.
 PEER_FULL: Final = 1
 BUFFER_FULL: Final = 2
@@ -66,6 +68,7 @@ class End(Protocol):
     # What the transport calls.
 
     def connectionMade(self) -> None:
+        """Write without delay (RFC 9293 §3.7.4), watch the far end, and hear when it is full."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
             watch_peer(self.transport)
@@ -73,6 +76,7 @@ class End(Protocol):
         self.connected_()
 
     def dataReceived(self, data: bytes) -> None:
+        """Hand it on; an error of ours ends this connection and no other."""
         try:
             self.sink(data)
         except Exception:
@@ -81,6 +85,7 @@ class End(Protocol):
             self.abort()
 
     def readConnectionLost(self) -> None:
+        """The far end sends no more: pass that on."""
         self.read_ended = True
         if self._joined:
             assert self.peer is not None
@@ -93,6 +98,7 @@ class End(Protocol):
         """Nothing: the reader will tell, or our own `end_writing` was the reason."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """It is gone: the peer of a relay ends in the same way, closed or reset."""
         self.lost = True
         self.sink = discard
         for call in (self._close_call, self._held_call):
@@ -108,11 +114,13 @@ class End(Protocol):
         self.connection_ended(clean)
 
     def pauseProducing(self) -> None:
+        """The transport's buffer is full: the peer is not read."""
         self.full = True
         if self.peer is not None:
             self.peer.hold(PEER_FULL)
 
     def resumeProducing(self) -> None:
+        """The transport has room again."""
         self.full = False
         if self.peer is not None:
             self.peer.release(PEER_FULL)

@@ -121,6 +121,7 @@ class JobRouter:
     api: bool = True
 
     def route(self, head: RequestHead) -> Route | Awaitable[Route]:
+        """See `IRouter.route`."""
         if self.domain is not None and self.directory is not None:
             host = b"".join(field_values(head.headers, b"host"))
             address = self.domain.parse_address(head.target, host)

@@ -26,6 +26,7 @@ from jarvice_slurmd.interactive.memory import connect_in_memory
 from jarvice_slurmd.interactive.relay import End, discard
 from jarvice_slurmd.interfaces import ITunnelOpener
 
+#: Tunnels that one browser's connection keeps open for its next requests.
 MAX_IDLE: Final = 4
 
 
@@ -50,13 +51,16 @@ class Upstream(End):
         self.idle_call: IDelayedCall | None = None
 
     def connected_(self) -> None:
+        """The tunnel is open, if too late for who wanted it."""
         if self.abandoned:
             self.abort()
 
     def reading_ended(self) -> None:
+        """What answers sends no more."""
         self.on_end(True)
 
     def connection_ended(self, clean: bool) -> None:
+        """It is gone: tell who waits for it."""
         on_end, self.on_end = self.on_end, discard_end
         on_end(clean)
 

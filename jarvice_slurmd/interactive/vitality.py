@@ -11,6 +11,8 @@ from typing import Any, Final
 
 # Linux, tcp(7): the first byte of struct tcp_info is the state, 7 is TCP_CLOSE.
 _TCP_CLOSE: Final = 7
+
+#: Seconds of silence before the kernel asks, between its questions, and how many it asks (tcp(7)).
 IDLE_SECONDS: Final = 60
 INTERVAL_SECONDS: Final = 15
 PROBES: Final = 4

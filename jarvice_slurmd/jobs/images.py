@@ -1,4 +1,7 @@
-"""Which images a job's nodes pull, and as whom (PROTOCOL §2, Images)."""
+"""Which images a job's nodes pull, and as whom (PROTOCOL §2, Images). Pure.
+
+Every error here is an `InvalidArgumentsError` that names the field, and tells no secret.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from attrs import field, frozen
 from jarvice_slurmd.errors import InvalidArgumentsError
 from jarvice_slurmd.jobs.script import load_json
 
+#: What an image without a registry in its name comes from, by the name that docker's own
+#: configuration has for it.
 DOCKER_HUB: Final = "index.docker.io"
 _DOCKER_HUB_NAMES: Final = frozenset(
     {DOCKER_HUB, "docker.io", "registry-1.docker.io", "registry.hub.docker.com", "hub.docker.com"}
@@ -33,16 +38,22 @@ class Credentials:
 
     @property
     def username_base64(self) -> str:
+        """The user as the job's parameters carry it (PROTOCOL §2)."""
         return base64.b64encode(self.username.encode()).decode("ascii")
 
     @property
     def password_base64(self) -> str:
+        """The password as the job's parameters carry it (PROTOCOL §2)."""
         return base64.b64encode(self.password.encode()).decode("ascii")
 
 
 @frozen(kw_only=True)
 class ImagePolicy:
-    """What the platform says of images (PROTOCOL §5); `init_credentials` are the platform's own."""
+    """What the platform says of images (PROTOCOL §5).
+
+    `init_credentials` are the platform's own, for the init image; `global_registries` are
+    registries, or repositories below a path of one, that jobs are told are global.
+    """
 
     system_registry: str = ""
     system_repo_base: str = ""
@@ -129,7 +140,11 @@ def init_image(policy: ImagePolicy, appdefversion: int) -> str | None:
 
 
 def application_image(policy: ImagePolicy, *, repo: str | None, nae: str | None) -> str:
-    """The application's image: the local registry's, one through the proxy, or the plain one."""
+    """The application's image: the local registry's, one through the proxy, or the plain one.
+
+    Without docker://. Raises `InvalidArgumentsError` where neither a repository nor, for a local
+    registry, an application is named.
+    """
     if policy.local_registry:
         if not nae or not _APPLICATION.match(nae):
             raise InvalidArgumentsError(
@@ -146,7 +161,7 @@ def application_image(policy: ImagePolicy, *, repo: str | None, nae: str | None)
 def parse_image(text: str, name: str) -> str:
     """An image's name, without docker://; or the absolute path of an image file on the cluster.
 
-    `name` is what the field is called where it came from.
+    `name` is what the field is called where it came from. Raises `InvalidArgumentsError`.
     """
     image = text.removeprefix("docker://")
     if not (_REFERENCE.match(image) or _LOCAL_FILE.match(text)):
@@ -158,7 +173,7 @@ def parse_image(text: str, name: str) -> str:
 
 
 def image_registry(image: str) -> str:
-    """The registry that an image comes from (PROTOCOL §2, Images)."""
+    """The registry that an image comes from, in lower case (PROTOCOL §2, Images)."""
     first, slash, _ = image.partition("/")
     if slash and (first == "localhost" or "." in first or ":" in first):
         return DOCKER_HUB if first.lower() in _DOCKER_HUB_NAMES else first.lower()
@@ -175,7 +190,10 @@ def find_credentials(image: str, secrets: Sequence[Secret]) -> Credentials | Non
 
 
 def parse_docker_secret(text: str | None) -> Secret | None:
-    """Read JOBOBJ_DOCKER_SECRET: JSON of server, username, password; braces may be doubled."""
+    """Read JOBOBJ_DOCKER_SECRET: JSON of server, username, password; braces may be doubled.
+
+    None when it is unset or names nobody; raises `InvalidArgumentsError`.
+    """
     if text is None or not text.strip():
         return None
     try:
@@ -190,7 +208,10 @@ def parse_docker_secret(text: str | None) -> Secret | None:
 
 
 def docker_secret_from(value: Mapping[str, Any]) -> Secret | None:
-    """A docker secret as JSON's own objects; None when it names nobody."""
+    """A docker secret as JSON's own objects; None when it names nobody.
+
+    Raises `InvalidArgumentsError` where a part is no text.
+    """
     words = [value.get(key) or "" for key in ("server", "username", "password")]
     if not all(isinstance(word, str) for word in words):
         raise _wrong_docker_secret()
@@ -204,7 +225,10 @@ def docker_secret_from(value: Mapping[str, Any]) -> Secret | None:
 
 
 def parse_container_secret(text: str | None) -> tuple[Secret, ...]:
-    """Read JOBOBJ_CTRSECRET: base64 of a docker config with `auths`."""
+    """Read JOBOBJ_CTRSECRET: base64 of a docker config with `auths`.
+
+    Raises as `container_secrets_from`.
+    """
     if text is None or not text.strip():
         return ()
     try:
@@ -215,7 +239,10 @@ def parse_container_secret(text: str | None) -> tuple[Secret, ...]:
 
 
 def container_secrets_from(value: object) -> tuple[Secret, ...]:
-    """The credentials of a docker config; entries without a user are left out."""
+    """The credentials of a docker config (docker login's config.json) as JSON's own objects.
+
+    Entries without a user are left out. Raises `InvalidArgumentsError` where it is no such thing.
+    """
     auths = value.get("auths", {}) if isinstance(value, dict) else None
     if not isinstance(auths, dict):
         raise _wrong_container_secret()

@@ -33,6 +33,7 @@ class WarningsLogger(Logger):
     """Passes warnings and worse: below that Conch logs payloads, which may hold secrets."""
 
     def emit(self, level: Any, format: str | None = None, **kwargs: object) -> None:
+        """See `Logger.emit`."""
         if level >= LogLevel.warn:
             super().emit(level, format, **kwargs)
 
