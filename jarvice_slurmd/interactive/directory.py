@@ -25,7 +25,7 @@ from jarvice_slurmd.interactive.interfaces import (
     Unknown,
     Waiting,
 )
-from jarvice_slurmd.interactive.probe import ServiceProbe
+from jarvice_slurmd.interactive.probe import PROBE_SECONDS, ServiceProbe, SlowServiceError
 from jarvice_slurmd.interactive.records import RecordFinder
 from jarvice_slurmd.interactive.routing import JobsDomain
 from jarvice_slurmd.interactive.services import ServiceFinder
@@ -52,7 +52,12 @@ OUTAGE_SECONDS = 60.0
 END_SECONDS = 5.0
 
 #: Seconds for which `info` says that a service answers before its port is looked at again.
-LOOK_SECONDS = 15.0
+LOOK_SECONDS = 5.0
+
+#: Seconds that a service which has been slow may take in the end for its first answer, and that
+#: who asks for it waits for that before he is told that it is not up yet.
+LONGEST_PATIENCE = 20.0
+WAIT_SECONDS = 10.0
 
 #: How many jobs, and how many unknown numbers, are remembered.
 MAX_KNOWN = 10_000
@@ -68,7 +73,7 @@ class _Job:
 
     `hostlist` is Slurm's, of the nodes on which it runs. `read_at` is when the record was read,
     `confirmed_at` when Slurm last said that the job runs, `tried_at` when its service was last
-    asked.
+    asked; `patience` is how many seconds it has for its first answer.
     """
 
     record: InteractiveRecord
@@ -79,6 +84,7 @@ class _Job:
     service: Service | None = None
     confirmed_at: float | None = None
     tried_at: float | None = None
+    patience: float = PROBE_SECONDS
     trouble: str = ""
     announced: bool = False
 
@@ -127,6 +133,13 @@ class JobDirectory:
         except (JarviceSlurmdError, TooLateError):
             return False
         return entry is None or entry.state.phase is Phase.ENDED
+
+    def doubt(self, number: int, host: str, port: int) -> None:
+        """See `IJobDirectory.doubt`: it may have ended, or listen at another port now."""
+        job = self._jobs.get(number)
+        service = job and job.service
+        if job and service and (service.host, service.port) == (host, port):
+            job.service = None
 
     async def info(self, ref: JobRef) -> JobInfo:
         """See `IJobInfo.info`."""
@@ -186,7 +199,10 @@ class JobDirectory:
             reason = "" if entry.reason == "None" else entry.reason
             return Waiting(stage=Stage.QUEUED, detail=reason)
         if job.service is None and entry.state.phase is Phase.RUNNING:
-            await job.reaching.done()
+            try:
+                await job.reaching.done().addTimeout(WAIT_SECONDS, self._clock)
+            except TooLateError:
+                _log.debug("Job %d has not answered yet", job.record.number)
         if job.service is not None:
             return job.service
         stage = Stage.STARTING if job.record.service is None else Stage.PORT_CLOSED
@@ -228,9 +244,11 @@ class JobDirectory:
         if not self._within(job.read_at, ASK_AGAIN_SECONDS):
             await self._read_again(job)
         try:
-            service = await self._services.find(job.record, job.hostlist)
+            service = await self._services.find(job.record, job.hostlist, job.patience)
         except TunnelError as error:
             _log.debug("Job %d: %s", job.record.number, error)
+            if isinstance(error, SlowServiceError):
+                job.patience = min(2 * job.patience, LONGEST_PATIENCE)
             job.trouble = str(error) if isinstance(error, ForwardingRefusedError) else ""
             service = None
         if service is not None:

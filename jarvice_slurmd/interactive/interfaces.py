@@ -63,6 +63,9 @@ class IJobDirectory(Interface):
         where Slurm did not say so.
         """
 
+    def doubt(number: int, host: str, port: int) -> None:
+        """A job's service could not be connected to: find it anew before it is answered again."""
+
 
 @frozen(kw_only=True)
 class Target:
@@ -107,5 +110,6 @@ class IRouter(Interface):
     def unreachable(head: RequestHead, target: Target) -> Awaitable[Page | None]:
         """What to answer when the port of a target could not be connected to.
 
-        None where that failure itself is the answer: the job is still there.
+        The next request finds its service anew. None where that failure itself is the answer: the
+        job is still there.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from attrs import frozen
@@ -22,7 +22,7 @@ from jarvice_slurmd.interactive.head import (
 )
 from jarvice_slurmd.interfaces import ITunnelOpener
 
-#: Seconds that a tunnel may take to open, and then a service to begin an answer.
+#: Seconds that a tunnel may take to open, and then a service to begin an answer, if not told else.
 PROBE_SECONDS = 5.0
 
 #: What a gateway in front of an application answers while that is not up (RFC 9110 §15.6).
@@ -31,7 +31,9 @@ _NOT_YET = frozenset({502, 503, 504})
 #: Bytes of an answer that are looked at.
 _MAX_HEAD = 16_384
 
-T = TypeVar("T")
+
+class SlowServiceError(TunnelConnectError):
+    """The port is open, and nothing has answered at it in time."""
 
 
 class _ProbeProtocol(Protocol):
@@ -94,11 +96,14 @@ class ServiceProbe:
     opener: ITunnelOpener
     clock: IReactorTime
 
-    async def answers(self, place: Place, path: str) -> ResponseHead:
+    async def answers(
+        self, place: Place, path: str, patience: float = PROBE_SECONDS
+    ) -> ResponseHead:
         """The head of the answer to a GET of a path, whatever its status, once there is one.
 
-        Raises as `ITunnelOpener.open`, or `TunnelConnectError` when there is no HTTP answer in
-        time, or only a gateway's that the application behind it is not up.
+        Raises as `ITunnelOpener.open`, `SlowServiceError` when it does not begin in `patience`
+        seconds, or `TunnelConnectError` when it is not HTTP's, or only a gateway's that the
+        application behind it is not up.
         """
         request = (
             f"GET {path} HTTP/1.1\r\nHost: {place.name}\r\nAccept: text/html, */*\r\n"
@@ -107,7 +112,7 @@ class ServiceProbe:
         protocol = _ProbeProtocol(request.encode("ascii", "replace"))
         await self._open(place, protocol)
         try:
-            head = await self._in_time(protocol.answer)
+            head = await protocol.answer.addTimeout(patience, self.clock, _lose_patience)
         finally:
             protocol.leave()
         if head.status in _NOT_YET:
@@ -121,25 +126,24 @@ class ServiceProbe:
         if protocol.transport is not None:
             protocol.transport.loseConnection()
 
-    async def serves_at_root(self, place: Place, prefix: str, path: str = "") -> bool:
+    async def serves_at_root(
+        self, place: Place, prefix: str, path: str = "", patience: float = PROBE_SECONDS
+    ) -> bool:
         """Whether a service that answers serves at `/` rather than under its prefix.
 
         `path` is what the application's own URL opens with. Raises as `answers`.
         """
-        under_prefix = await self.answers(place, f"{prefix}/{path}")
+        under_prefix = await self.answers(place, f"{prefix}/{path}", patience)
         if under_prefix.status == 404:
             return True
-        at_root = await self.answers(place, f"/{path}")
+        at_root = await self.answers(place, f"/{path}", patience)
         return not knows_prefix(under_prefix, at_root, prefix, _own_names(place))
 
     async def _open(self, place: Place, protocol: Protocol) -> None:
         opening: Deferred[IProtocol] = self.opener.open(
             place.host, place.port, Factory.forProtocol(lambda: protocol)
         )
-        await self._in_time(opening)
-
-    def _in_time(self, waiting: Deferred[T]) -> Deferred[T]:
-        return waiting.addTimeout(PROBE_SECONDS, self.clock, _time_out)
+        await opening.addTimeout(PROBE_SECONDS, self.clock, _time_out)
 
 
 def knows_prefix(
@@ -185,4 +189,8 @@ def _own_names(place: Place) -> Collection[str | None]:
 
 
 def _time_out(_: object, seconds: float) -> NoReturn:
-    raise TunnelConnectError(f"the job's port did not answer within {seconds:.0f} seconds")
+    raise TunnelConnectError(f"the job's port did not open within {seconds:.0f} seconds")
+
+
+def _lose_patience(_: object, seconds: float) -> NoReturn:
+    raise SlowServiceError(f"the job's service did not answer within {seconds:.0f} seconds")

@@ -135,7 +135,10 @@ class JobRouter:
 
     async def unreachable(self, head: RequestHead, target: Target) -> Page | None:
         """See `IRouter.unreachable`."""
-        if self.directory is None or not await self.directory.has_ended(target.number):
+        if self.directory is None:
+            return None
+        self.directory.doubt(target.number, target.host, target.port)
+        if not await self.directory.has_ended(target.number):
             return None
         return render_unknown_page(target.number, head.headers)
 

@@ -10,7 +10,7 @@ from attrs import frozen
 from jarvice_slurmd.errors import JarviceSlurmdError, TunnelConnectError, TunnelError
 from jarvice_slurmd.interactive.address import names_its_prefix, service_path
 from jarvice_slurmd.interactive.interfaces import Service
-from jarvice_slurmd.interactive.probe import Place, ServiceProbe
+from jarvice_slurmd.interactive.probe import Place, ServiceProbe, SlowServiceError
 from jarvice_slurmd.interactive.routing import JobsDomain
 from jarvice_slurmd.interfaces import IRemoteShell
 from jarvice_slurmd.jobs.parameters import render_ingress_path
@@ -35,11 +35,14 @@ class ServiceFinder:
     domain: JobsDomain
     root: str
 
-    async def find(self, record: InteractiveRecord, hostlist: str) -> Service | None:
+    async def find(
+        self, record: InteractiveRecord, hostlist: str, patience: float
+    ) -> Service | None:
         """The job's service once it answers; None before it has chosen a port.
 
         `hostlist` is Slurm's, of the job's nodes: its service is on the first of them, whatever
-        the job says. Raises as `ServiceProbe.answers` while it does not answer.
+        the job says. Raises as `ServiceProbe.answers`, which see for `patience`, while it does not
+        answer.
         """
         said = record.service
         if said is None:
@@ -50,10 +53,12 @@ class ServiceFinder:
         if address != said.node:
             # What Slurm itself uses comes first: a name need not resolve on the login node.
             try:
-                return await self._settle(record, address, said.port)
+                return await self._settle(record, address, said.port, patience)
+            except SlowServiceError:
+                raise
             except TunnelError as error:
                 _log.debug("Job %d at %s:%d: %s", record.number, address, said.port, error)
-        return await self._settle(record, said.node, said.port)
+        return await self._settle(record, said.node, said.port, patience)
 
     async def look(self, service: Service) -> None:
         """Come back when a service's port is still open.
@@ -66,13 +71,15 @@ class ServiceFinder:
         result = await self.shell.run(render_node(node))
         return (parse_node_address(result.stdout) if result.status == 0 else None) or node
 
-    async def _settle(self, record: InteractiveRecord, host: str, port: int) -> Service:
+    async def _settle(
+        self, record: InteractiveRecord, host: str, port: int, patience: float
+    ) -> Service:
         """The service, once it has answered; whether its prefix is taken off is noted for all."""
         place = Place(host=host, port=port, name=urlsplit(self.domain.url(record.number)).netloc)
         path = service_path(self.domain, record)
         prefix = render_ingress_path(self.domain.path, record.number)
         if not prefix:
-            await self.probe.answers(place, f"/{path}")
+            await self.probe.answers(place, f"/{path}", patience)
             return Service(host=host, port=port)
         strip = record.strip_prefix
         if record.about.wants_prefix is not None:
@@ -80,9 +87,10 @@ class ServiceFinder:
         elif strip is None and names_its_prefix(record):
             strip = False
         if strip is not None:
-            await self.probe.answers(place, f"/{path}" if strip else f"/{prefix}/{path}")
+            asked = f"/{path}" if strip else f"/{prefix}/{path}"
+            await self.probe.answers(place, asked, patience)
             return Service(host=host, port=port, strip_prefix=strip)
-        strip = await self.probe.serves_at_root(place, f"/{prefix}", path)
+        strip = await self.probe.serves_at_root(place, f"/{prefix}", path, patience)
         strip = await self._note(record, strip)
         return Service(host=host, port=port, strip_prefix=strip)
 

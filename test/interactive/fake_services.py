@@ -103,7 +103,7 @@ class _Transport(StringTransport):
         """A request."""
         head = data.decode("ascii")
         self._services.requests.append(head)
-        self._services.clock.callLater(0, self._respond, head.split()[1])
+        self._services.clock.callLater(self._services.delay, self._respond, head.split()[1])
 
     def _respond(self, path: str) -> None:
         said = self._answer(path)
@@ -123,11 +123,15 @@ class _Transport(StringTransport):
 @implementer(ITunnelOpener)
 @define
 class FakeServices:
-    """Services by host and port; a port without one refuses, `silent` hosts never answer."""
+    """Services by host and port; a port without one refuses, `silent` hosts never answer.
+
+    Each takes `delay` seconds for an answer.
+    """
 
     clock: Clock
     answers: dict[tuple[str, int], Answer] = field(factory=dict)
     silent: set[str] = field(factory=set)
+    delay: float = 0.0
     error: Exception | None = None
     opened: list[tuple[str, int]] = field(factory=list)
     requests: list[str] = field(factory=list)

@@ -16,7 +16,13 @@ from jarvice_slurmd.errors import (
     SlurmUnavailableError,
     StorageError,
 )
-from jarvice_slurmd.interactive.directory import MAX_KNOWN, NO_INFO, JobDirectory
+from jarvice_slurmd.interactive.directory import (
+    LONGEST_PATIENCE,
+    MAX_KNOWN,
+    NO_INFO,
+    WAIT_SECONDS,
+    JobDirectory,
+)
 from jarvice_slurmd.interactive.interfaces import (
     IJobDirectory,
     Service,
@@ -24,7 +30,7 @@ from jarvice_slurmd.interactive.interfaces import (
     Unknown,
     Waiting,
 )
-from jarvice_slurmd.interactive.probe import ServiceProbe
+from jarvice_slurmd.interactive.probe import PROBE_SECONDS, ServiceProbe
 from jarvice_slurmd.interactive.records import PAUSE_SECONDS
 from jarvice_slurmd.interactive.routing import JobsDomain
 from jarvice_slurmd.interfaces import CommandResult, IJobInfo
@@ -441,6 +447,29 @@ class ServiceTests(DirectoryTestCase):
         self.assertEqual(len(self.services.opened), 2)
         self.assertEqual(self.announced, [("n1", 20007)])
 
+    def test_slow_to_answer(self) -> None:
+        """One that takes long for its first page gets the time, the second time."""
+        self.serve()
+        self.services.delay = PROBE_SECONDS + 3
+        first = self.start(self.directory.resolve(7))
+        self.pass_time(PROBE_SECONDS + 1)
+        self.assertEqual(self.successResultOf(first), Waiting(stage=Stage.PORT_CLOSED))
+        second = self.start(self.directory.resolve(7))
+        self.pass_time(PROBE_SECONDS + 4)
+        self.assertEqual(self.successResultOf(second), AT_ROOT)
+        # It was slow, not elsewhere.
+        self.assertEqual(self.services.opened, [("10.0.0.1", 20007)] * 2)
+
+    def test_never_answers(self) -> None:
+        """Whoever asks is told in time how it stands, however long the service is given."""
+        self.serve(lambda _: None)
+        for _ in range(10):
+            asked = self.start(self.directory.resolve(7))
+            self.pass_time(WAIT_SECONDS + 1)
+            self.assertEqual(self.successResultOf(asked), Waiting(stage=Stage.PORT_CLOSED))
+        self.pass_time(LONGEST_PATIENCE)
+        self.assertEqual(self.services.open_tunnels, 0)
+
     def test_who_leaves_stops_nobody(self) -> None:
         """The first who asked goes: the others have their answer."""
         self.services.silent.add("10.0.0.1")
@@ -602,7 +631,7 @@ class InfoTests(DirectoryTestCase):
         self.services.answers.clear()
         self.info()
         self.assertEqual(len(self.services.opened), opened)
-        self.pass_time(15)
+        self.pass_time(5)
         self.assertEqual(self.info(), NO_INFO)
         self.pass_time(1)
         self.assertEqual(self.resolve(), Waiting(stage=Stage.PORT_CLOSED))
@@ -610,6 +639,21 @@ class InfoTests(DirectoryTestCase):
         self.pass_time(1)
         self.assertNotEqual(self.info(), NO_INFO)
         self.assertEqual(self.announced, [("n1", 20007)])
+
+    def test_doubted(self) -> None:
+        """A browser could not connect: the service is found anew, wherever it listens by now."""
+        self.serve()
+        self.assertNotEqual(self.info(), NO_INFO)
+        self.services.answers.clear()
+        for host, port in (("10.0.0.1", 20008), ("10.0.0.2", 20007)):
+            self.directory.doubt(7, host, port)
+        self.directory.doubt(8, "10.0.0.1", 20007)
+        self.assertNotEqual(self.info(), NO_INFO)
+        self.directory.doubt(7, "10.0.0.1", 20007)
+        self.assertEqual(self.info(), NO_INFO)
+        self.records = printed(NAME, 7, "70", service="20008 n1")
+        self.services.answers["10.0.0.1", 20008] = at_root
+        self.assertEqual(self.resolve(), Service(host="10.0.0.1", port=20008, strip_prefix=True))
 
     def test_busy_service(self) -> None:
         """One that is open and answers nobody at the moment has not gone."""

@@ -217,6 +217,9 @@ class _Directory:
     async def has_ended(self, number: int) -> bool:
         raise AssertionError("there is no job whose port could be closed")
 
+    def doubt(self, number: int, host: str, port: int) -> None:
+        raise AssertionError("there is no job whose port could be closed")
+
 
 class KeyTests(GatewayCase):
     """With JARVICE_SCHED_SERVER_KEY: jobs' own addresses are open, everything else wants it."""

@@ -10,7 +10,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from jarvice_slurmd.errors import ForwardingRefusedError, NotConnectedError, TunnelConnectError
-from jarvice_slurmd.interactive.probe import PROBE_SECONDS, Place, ServiceProbe
+from jarvice_slurmd.interactive.probe import (
+    PROBE_SECONDS,
+    Place,
+    ServiceProbe,
+    SlowServiceError,
+)
 from test.interactive.fake_services import Answer, FakeServices, at_root, status, under_prefix
 
 T = TypeVar("T")
@@ -97,6 +102,15 @@ class AnswerTests(ProbeTestCase):
         self.clock.advance(0.2)
         self.failureResultOf(asked, TunnelConnectError)
         self.assertEqual(self.services.open_tunnels, 0)
+
+    def test_patience(self) -> None:
+        """Who asks says how long he waits; one that is slow is not one that is closed."""
+        self.serve(lambda _: None)
+        asked = self.start(self.probe.answers(PLACE, "/", 20.0))
+        self.clock.advance(19.9)
+        self.assertNoResult(asked)
+        self.clock.advance(0.2)
+        self.failureResultOf(asked, SlowServiceError)
 
     def test_tunnel_never_opens(self) -> None:
         """Nor is a tunnel waited for longer."""

@@ -128,11 +128,17 @@ class _Directory:
         3: Waiting(stage=Stage.QUEUED, detail="(Resources) <b>"),
     }
 
+    def __init__(self) -> None:
+        self.doubted: list[tuple[int, str, int]] = []
+
     async def resolve(self, number: int) -> Service | Waiting | Unknown:
         return self.jobs.get(number) or Unknown()
 
     async def has_ended(self, number: int) -> bool:
         return number not in self.jobs
+
+    def doubt(self, number: int, host: str, port: int) -> None:
+        self.doubted.append((number, host, port))
 
 
 class RouterTests(SynchronousTestCase):
@@ -213,8 +219,9 @@ class RouterTests(SynchronousTestCase):
         self.assertEqual(page.status, 404)
 
     def test_closed_port(self) -> None:
-        """404 where the job has ended; else the failure speaks for itself."""
-        router = JobRouter(domain=BY_PATH, directory=_Directory())
+        """404 where the job has ended; else the failure speaks for itself, and is told."""
+        directory = _Directory()
+        router = JobRouter(domain=BY_PATH, directory=directory)
         head = RequestHead(method=b"GET", target=b"/job4/", headers=())
 
         def unreachable(number: int) -> Page | None:
@@ -228,6 +235,7 @@ class RouterTests(SynchronousTestCase):
         assert page is not None
         self.assertEqual(page.status, 404)
         self.assertIn("number 4", json.loads(page.body)["error"])
+        self.assertEqual(directory.doubted, [(1, "n1", 5902), (4, "n1", 5902)])
 
 
 class PageTests(SynchronousTestCase):
