@@ -15,14 +15,14 @@ from typing import Any, Final, TypeVar
 from attrs import field, frozen
 
 from jarvice_slurmd.errors import InvalidArgumentsError
-from jarvice_slurmd.jobs.devices import parse_devices
-from jarvice_slurmd.jobs.images import (
+from jarvice_slurmd.jobs.credentials import (
     Secret,
     container_secrets_from,
     docker_secret_from,
     parse_container_secret,
-    parse_image,
 )
+from jarvice_slurmd.jobs.devices import parse_devices
+from jarvice_slurmd.jobs.images import parse_image
 from jarvice_slurmd.jobs.model import JobRequest
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)

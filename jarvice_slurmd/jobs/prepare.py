@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from jarvice_slurmd.errors import InvalidArgumentsError
-from jarvice_slurmd.jobs.devices import parse_devices
-from jarvice_slurmd.jobs.executor import JobDescription, parse_job, render_node_script
-from jarvice_slurmd.jobs.images import (
+from jarvice_slurmd.jobs.credentials import (
     Credentials,
-    ImagePolicy,
-    JobImages,
     parse_container_secret,
     parse_docker_secret,
-    select_images,
 )
+from jarvice_slurmd.jobs.devices import parse_devices
+from jarvice_slurmd.jobs.executor import JobDescription, parse_job, render_node_script
+from jarvice_slurmd.jobs.images import ImagePolicy, JobImages, select_images
 from jarvice_slurmd.jobs.model import BatchJob, Interactive, JobRequest, Submission
 from jarvice_slurmd.jobs.parameters import Parameters, render_ingress_path, render_parameters
 from jarvice_slurmd.jobs.script import (

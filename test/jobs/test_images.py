@@ -8,17 +8,16 @@ import json
 from twisted.trial.unittest import SynchronousTestCase
 
 from jarvice_slurmd.errors import InvalidArgumentsError
-from jarvice_slurmd.jobs.images import (
+from jarvice_slurmd.jobs.credentials import (
     DOCKER_HUB,
     Credentials,
-    ImagePolicy,
     Secret,
     find_credentials,
     image_registry,
     parse_container_secret,
     parse_docker_secret,
-    select_images,
 )
+from jarvice_slurmd.jobs.images import ImagePolicy, select_images
 
 REPO = "registry.example.com/team/reverse_engineer:1.0"
 PLATFORM = Credentials(username="platform", password="platform-password")
