@@ -29,6 +29,12 @@ PROBE_SECONDS = 5.0
 _NOT_YET = frozenset({502, 503, 504})
 
 #: Bytes of an answer that are looked at.
+#: What one answers who wants to know first who asks.
+_WHO_ASKS = frozenset({401, 403})
+
+#: A path that is no application's.
+_NOWHERE = "/jarvice-slurmd/nowhere"
+
 _MAX_HEAD = 16_384
 
 
@@ -137,6 +143,11 @@ class ServiceProbe:
         if under_prefix.status == 404:
             return True
         at_root = await self.answers(place, f"/{path}", patience)
+        if under_prefix.status in _WHO_ASKS and 200 <= at_root.status < 300:
+            # It wants to know first who asks: there, or wherever its open first page is not?
+            elsewhere = await self.answers(place, _NOWHERE, patience)
+            if elsewhere.status == under_prefix.status:
+                return True
         return not knows_prefix(under_prefix, at_root, prefix, _own_names(place))
 
     async def _open(self, place: Place, protocol: Protocol) -> None:
@@ -167,7 +178,7 @@ def knows_prefix(
         return True
     if under_prefix.status >= 400 and at_root.status < 400:
         # Unless it only wants to know first who asks.
-        return under_prefix.status in (401, 403)
+        return under_prefix.status in _WHO_ASKS
     return under_prefix.status != at_root.status
 
 

@@ -180,6 +180,17 @@ class PrefixTests(ProbeTestCase):
         self.assertTrue(self.pair(login, login))
         self.assertTrue(self.pair(status(302, "Location: login"), status(302, "Location: login")))
 
+    def test_open_first_page(self) -> None:
+        """One that asks everywhere but at `/` who it is knows no prefix; one that asks there does.
+
+        Nothing more is asked of one that is known by then.
+        """
+        for code in (401, 403):
+            self.assertTrue(self.strips(lambda path: status(200 if path == "/" else code)))  # noqa: B023
+            self.assertFalse(self.pair(status(code), status(200)))
+        self.assertFalse(self.pair(status(401), status(302, "Location: /job7/")))
+        self.assertEqual(self.services.paths, ["/job7/", "/"])
+
     def test_fails_under_the_prefix(self) -> None:
         """An application that breaks on a path it does not know serves at `/`."""
         for code in (400, 405, 500):
