@@ -25,6 +25,10 @@
 #   code.<n>   the exit status of the text on node n
 #   code       that of the first node, once its verdict is known too
 #   exit       how it ended: "<state> <exit status> <start> <end>"
+#
+# bash tells of a process that was killed by showing the command that started it: text of ours, which
+# has no place in the user's output. Where a process is waited for bash speaks to nobody (2>/dev/null),
+# and what has to be said goes to 8, the job's own standard error.
 jarvice_root=@ROOT@
 jarvice_name=@NAME@
 
@@ -122,7 +126,13 @@ on_node='
 export PROCESS_PROCID=$SLURM_PROCID PROCESS_NODENAME=$SLURMD_NODENAME
 jarvice_text=$(cat "$JARVICE_JOB_DIR/node.sh") || exit 1
 : >"$JARVICE_JOB_DIR/read.$SLURM_PROCID"
+exec 8>&2 2>/dev/null
+jarvice_shell=""
+jarvice_told=""
 jarvice_on_term() {
+    jarvice_told=yes
+    # The text is told as soon as we know which process it is.
+    [ "$jarvice_shell" ] || return
     sleep 0.2
     kill -0 "$jarvice_canary" 2>/dev/null || return
     kill -TERM "$jarvice_shell" $(ps -e -o pid= -o ppid= | awk -v root="$jarvice_shell" "
@@ -136,7 +146,7 @@ jarvice_on_term() {
         }") 2>/dev/null
 }
 jarvice_run_text() {
-    sleep 2147483647 >/dev/null 2>&1 3>&- 4>&- &
+    sleep 2147483647 >/dev/null 3>&- 4>&- 8>&- &
     jarvice_canary=$!
     disown "$jarvice_canary"
     # With job control the text is not made deaf to SIGINT, which notebooks need.
@@ -144,11 +154,12 @@ jarvice_run_text() {
     (
         # What wait says of a text that a signal interrupts is not to be relied on.
         trap : TERM
-        (trap - TERM; eval "$jarvice_text")
-        echo "$?" >"$JARVICE_JOB_DIR/code.$SLURM_PROCID"
+        (trap - TERM; exec 2>&8 8>&-; eval "$jarvice_text")
+        echo "$?" 2>&8 >"$JARVICE_JOB_DIR/code.$SLURM_PROCID"
     ) <&0 3>&- 4>&- &
     jarvice_shell=$!
     set +m
+    [ -z "$jarvice_told" ] || jarvice_on_term
     while kill -0 "$jarvice_shell" 2>/dev/null; do wait "$jarvice_shell"; done
     kill -9 "$jarvice_canary" 2>/dev/null
     jarvice_code=137
@@ -179,20 +190,26 @@ trap - PIPE
 jarvice_watch=$JARVICE_WATCH_PID
 exec 4>&"${JARVICE_WATCH[1]}"
 eval "exec ${JARVICE_WATCH[0]}<&- ${JARVICE_WATCH[1]}>&-"
-jarvice_run_text >&4 2>&1
+jarvice_run_text >&4 8>&4
 exec 4>&-
 # What the text left in the background may hold the pipe open; the job does not wait for it.
-(trap "" TERM; sleep 5; kill -9 "$jarvice_watch") >/dev/null 2>&1 3>&- &
+(
+    trap "" TERM
+    # A read of what is never written: a sleep that is no process, which would be left behind.
+    read -r -t 5 <> <(:)
+    [ "$?" -gt 128 ] || sleep 5
+    kill -9 "$jarvice_watch"
+) >/dev/null 3>&- 8>&- &
 jarvice_guard=$!
 disown "$jarvice_guard"
-while kill -0 "$jarvice_watch" 2>/dev/null; do wait "$jarvice_watch" 2>/dev/null; done
+while kill -0 "$jarvice_watch" 2>/dev/null; do wait "$jarvice_watch"; done
 kill -9 "$jarvice_guard" 2>/dev/null
 for _ in {1..20}; do
     [ -e "$JARVICE_JOB_DIR/watched" ] && break
     sleep 0.1
 done
-printf "%s\n" "$jarvice_code" >"$JARVICE_JOB_DIR/.code" &&
-    mv -f "$JARVICE_JOB_DIR/.code" "$JARVICE_JOB_DIR/code"
+printf "%s\n" "$jarvice_code" 2>&8 >"$JARVICE_JOB_DIR/.code" &&
+    mv -f "$JARVICE_JOB_DIR/.code" "$JARVICE_JOB_DIR/code" 2>&8
 exit "$jarvice_code"
 '
 
@@ -214,12 +231,13 @@ on_term() {
     *"Reason=TimeLimit"*) ending=TIMEOUT ;;
     *) ending=CANCELLED ;;
     esac
-    finish "$ending" 143
+    finish "$ending" 143 2>&8
 }
+exec 8>&2 2>/dev/null
 trap on_term TERM
 
 srun -K1 --export=ALL -N "$SLURM_NNODES" -n "$SLURM_NNODES" --ntasks-per-node=1 \
-    /bin/bash -c "$on_node" &
+    /bin/bash -c "$on_node" 2>&8 8>&- &
 step=$!
 forget_text &
 forgetter=$!
@@ -245,5 +263,5 @@ if [ -z "$ending" ]; then
     ending=FAILED
     [ "$code" = 0 ] && ending=COMPLETED
 fi
-finish "$ending" "$code"
+finish "$ending" "$code" 2>&8
 exit "$code"

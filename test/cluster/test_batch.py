@@ -7,7 +7,7 @@ from typing import ClassVar
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from test.cluster.daemon import ClusterTestCase, job_text
+from test.cluster.daemon import ClusterTestCase, Job, job_text
 
 #: Everything that a careless quoting trips over, and a backslash at the end of a line.
 NASTY = (
@@ -15,6 +15,9 @@ NASTY = (
     r"""\n \\ \' * ? [a] ~ ! # ; & | <> é 日本 """
     "\\"
 )
+
+#: Slurm tells one process after the other: a text that ended with its `sleep` might do so untold.
+UNTIL_TOLD = "echo up; while :; do sleep 1; done"
 
 
 class BatchJobTests(ClusterTestCase):
@@ -207,18 +210,19 @@ class TerminationTests(ClusterTestCase):
 
     async def test_terminate(self) -> None:
         """/terminate cancels: the job is told with SIGTERM and may save its work."""
-        trap = "trap 'echo saving; sleep 1; echo saved; exit 0' TERM; echo up; sleep 300 & wait"
-        job = await self.submit(job_text(trap))
+        trap = "trap 'echo saving; sleep 1; echo saved; exit 0' TERM"
+        job = await self.submit(job_text(f"{trap}; {UNTIL_TOLD}"))
         await self.until_output(job.path, "up\n")
         self.assertEqual((await self.client.post("/terminate", job.ref)).json, True)
         end = await self.end_of(job)
         self.assertEqual(end[0], -15)
-        self.assertIn("saving\nsaved\n", end[2][0])
+        for line in ("saving\n", "saved\n"):
+            self.assertIn(line, end[2][0])
         self.assertIn("CANCELLED", end[2][1])
 
     async def test_shutdown(self) -> None:
         """/request/…/shutdown does the same."""
-        job = await self.submit(job_text("trap 'echo bye; exit 0' TERM; echo up; sleep 300 & wait"))
+        job = await self.submit(job_text(f"trap 'echo bye; exit 0' TERM; {UNTIL_TOLD}"))
         await self.until_output(job.path, "up\n")
         response = await self.client.post(f"/request/{job.path}/shutdown", {"qs": {}})
         self.assertEqual((response.code, response.body), (200, b""))
@@ -236,6 +240,41 @@ class TerminationTests(ClusterTestCase):
         end = await self.end_of(job)
         self.assertEqual(end[0], -15, end)
         self.assertNotIn("ignored", end[2][0])
+
+    async def deaf_job(self) -> Job:
+        """A job of two nodes that runs and does not listen to SIGTERM."""
+        # It starts no process whose end its own shell would tell of.
+        text = (
+            "trap '' TERM; never=$JARVICE_JOB_DIR/never.$PROCESS_PROCID; mkfifo $never\n"
+            "echo $PROCESS_PROCID is up; read line <>$never"
+        )
+        job = await self.submit(job_text(text), nodes=2)
+        await self.until_output(job.path, "0 is up\n")
+        await self.until_output(job.path, "1 is up\n")
+        return job
+
+    def assert_only_users_text(self, output: str) -> None:
+        """Besides what the text prints only Slurm speaks, and nobody shows our scripts."""
+        for line in output.splitlines():
+            self.assertRegex(line, r"\A([01] is up|(srun|slurmstepd-\w+): .*)\Z", output)
+
+    async def test_force(self) -> None:
+        """A job that is terminated by force says nothing of how its processes were killed."""
+        job = await self.deaf_job()
+        answer = await self.client.post("/terminate", {**job.ref, "force": True})
+        self.assertEqual(answer.json, True)
+        end = await self.end_of(job)
+        self.assertEqual(end[0], -15, end)
+        self.assert_only_users_text(end[2][0])
+
+    async def test_deaf_to_a_time_limit(self) -> None:
+        """Nor does one that is killed because it went on after its time limit."""
+        job = await self.deaf_job()
+        self.cluster.slurm("scontrol", "update", f"JobId={job.jobid}", "EndTime=now+1seconds")
+        end = await self.end_of(job)
+        self.assertEqual(end[0], -9, end)
+        self.assertIn("TIMEOUT", end[2][1])
+        self.assert_only_users_text(end[2][0])
 
     async def test_terminate_while_queued(self) -> None:
         """A job that never ran ends as cancelled, and still does when Slurm has forgotten it."""

@@ -39,16 +39,28 @@ case "$1 $2 $3" in
 *) cat "$HOME/show_job" ;;
 esac
 """
-# The script's own waits, shortened.
-_SLEEP = 'case $1 in 5) set -- 0.4 ;; 0.2) set -- 0.02 ;; esac\nexec /bin/sleep "$1"'
+# The script's own wait, shortened.
+_SLEEP = 'case $1 in 0.2) set -- 0.02 ;; esac\nexec /bin/sleep "$1"'
 
 
 class BatchRun:
-    """One job of one name and id; `text` is what runs on every node."""
+    """One job of one name and id; `text` is what runs on every node.
 
-    def __init__(self, text: str, *, name: str = "x", jobid: str = "41", nodes: int = 1) -> None:
+    `lag` is a command of the script before which it lags, as on a busy machine.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        name: str = "x",
+        jobid: str = "41",
+        nodes: int = 1,
+        lag: str | None = None,
+    ) -> None:
         self.node = Sandbox()
         self.name, self.jobid, self.nodes = name, jobid, nodes
+        self._lag = lag
         self.job = self.node.root / "jobs" / jobid
         self.submission = self.node.root / "submit" / name
         self.node.stub("srun", _SRUN)
@@ -62,7 +74,11 @@ class BatchRun:
     def start(self) -> None:
         """Start it, as slurmd would on the first node."""
         script = self.node.folder / "slurm_script"
-        script.write_text(render_batch_script(self.name, render_root(None)), "utf-8")
+        script_text = render_batch_script(self.name, render_root(None))
+        if self._lag is not None:
+            before, after = script_text.split(self._lag)
+            script_text = f"{before}sleep 0.1; {self._lag}{after}"
+        script.write_text(script_text, "utf-8")
         self._process = subprocess.Popen(
             ["/bin/bash", str(script)],
             stdin=subprocess.DEVNULL,
@@ -94,6 +110,17 @@ class BatchRun:
         for pid in [self._process.pid, *tasks] if by_cgroup else self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
+
+    def kill(self, which: int) -> str | None:
+        """SIGKILL for one of its processes, counted from 0; returns what it ran, None for none."""
+        pids = sorted(self._processes())
+        if which >= len(pids):
+            return None
+        command = b""
+        with contextlib.suppress(OSError):
+            command = Path(f"/proc/{pids[which]}/cmdline").read_bytes()
+            os.kill(pids[which], signal.SIGKILL)
+        return command.replace(b"\0", b" ").decode("utf-8", "replace")
 
     def _processes(self) -> list[int]:
         """Every process of the job: they are one session, whatever their groups."""

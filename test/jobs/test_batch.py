@@ -10,8 +10,10 @@ from test.jobs.batch_run import BatchRun
 class BatchTestCase(SynchronousTestCase):
     """Runs texts."""
 
-    def job(self, text: str, *, name: str = "x", nodes: int = 1) -> BatchRun:
-        job = BatchRun(text, name=name, nodes=nodes)
+    def job(
+        self, text: str, *, name: str = "x", nodes: int = 1, lag: str | None = None
+    ) -> BatchRun:
+        job = BatchRun(text, name=name, nodes=nodes, lag=lag)
         self.addCleanup(job.remove)
         return job
 

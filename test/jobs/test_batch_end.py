@@ -37,3 +37,51 @@ class EndTests(BatchTestCase):
     def test_cancelled_by_cgroup(self) -> None:
         """Where Slurm tells only the first process of a task, the text is told all the same."""
         self.assertEqual(self.end("None", by_cgroup=True).verdict()[0], "CANCELLED")
+
+    def test_cancelled_as_it_begins(self) -> None:
+        """A signal that comes while the text is being started is not lost.
+
+        The text sends it (`$$` is the node's first process) when that hardly knows it yet.
+        """
+        text = "trap 'echo farewell; exit 0' TERM; kill $$; while :; do /bin/sleep 0.05; done"
+        _, output = self.job(text, lag="jarvice_shell=$!").run()
+        self.assertIn(b"farewell\n", output)
+
+
+class KilledTests(BatchTestCase):
+    """SIGKILL: what bash has to say of it shows our own commands, which are not the user's."""
+
+    def output_after_kill(self, which: int) -> tuple[str | None, str]:
+        """One process of a job of two nodes is killed, and the rest ends by itself."""
+        text = (
+            "n=$PROCESS_PROCID; trap '' TERM; echo up >$HOME/up.$n; read line <$HOME/down.$n\n"
+            'echo "node $n done"'
+        )
+        job = self.job(text, nodes=2)
+        for name in ("up.0", "up.1", "down.0", "down.1"):
+            os.mkfifo(job.node.home / name)
+        job.start()
+        for name in ("up.0", "up.1"):
+            self.assertEqual((job.node.home / name).read_text(), "up\n")
+        killed = job.kill(which)
+        for name in ("down.0", "down.1"):
+            # Read and write: it opens though the text may be gone.
+            down = os.open(job.node.home / name, os.O_RDWR)
+            self.addCleanup(os.close, down)
+            os.write(down, b"go on\n")
+        return killed, job.finish()[1].decode()
+
+    def test_any_process(self) -> None:
+        """Whichever dies first, nothing of our shell text stands in the output."""
+        killed: list[str] = []
+        while True:
+            command, output = self.output_after_kill(len(killed))
+            if command is None:
+                break
+            killed.append(command)
+            self.assertNotRegex(output, r"line \d+:|jarvice_|SLURM_", command)
+        self.assertIn("node 0 done", output)
+        self.assertIn("node 1 done", output)
+        # Those that bash waits for were among them: the step, the texts, the watch.
+        for word in ("srun", "/bin/bash -c", "tee"):
+            self.assertTrue(any(word in command for command in killed), killed)
