@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -194,7 +195,13 @@ class LifeTests(ClusterTests):
         assert found is not None
 
         def named(pids: set[int], *names: str) -> set[int]:
-            return {p for p in pids if Path(f"/proc/{p}/comm").read_text().strip() in names}
+            those = set()
+            for pid in pids:
+                # What was found a moment ago may have ended.
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    if Path(f"/proc/{pid}/comm").read_text().strip() in names:
+                        those.add(pid)
+            return those
 
         def mine() -> set[int]:
             return processes.find(cluster.state, found)
