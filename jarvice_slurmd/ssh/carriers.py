@@ -90,6 +90,8 @@ class Carriers:
     _failures: int = field(default=0, init=False)
     _last_error: str = field(default="the attempt to connect has not ended yet", init=False)
     _is_running: bool = field(default=False, init=False)
+    # All sessions are taken, and the log has said so.
+    _is_full: bool = field(default=False, init=False)
     _log = Logger()
 
     @property
@@ -230,6 +232,7 @@ class Carriers:
 
     def _lost(self, reason: str, member: Carrier) -> str:
         self._members.remove(member)
+        self._is_full = False
         if member.idle is not None:
             member.idle.cancel()
             member.idle = None
@@ -250,9 +253,15 @@ class Carriers:
 
     def _lose_patience(self, waiter: _Waiter) -> None:
         self._forget(waiter)
-        waiter.carrier.errback(
-            NotConnectedError(f"there is no SSH link for a tunnel: {self._last_error}")
-        )
+        if self.size < self._most:
+            why = f"there is no SSH link for a tunnel: {self._last_error}"
+        else:
+            sessions = sum(member.sessions for member in self._members)
+            why = f"there is no room for a tunnel: {sessions} sessions are in use (MaxSessions)"
+            if not self._is_full:
+                self._is_full = True
+                self._log.warn("On the login node {why}", why=why)
+        waiter.carrier.errback(NotConnectedError(why))
 
     def _refuse_waiters(self, why: str) -> None:
         for waiter in list(self._waiters):

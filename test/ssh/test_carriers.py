@@ -271,6 +271,21 @@ class RefusalTests(_OpenerTests):
         second = self.up()
         self.assertEqual(len(self.channels(second, ExecTunnelChannel)), 2)
 
+    def test_no_session_is_left(self) -> None:
+        """Who waits in vain is told that it is not the link, and the log once."""
+        self.open()
+        self.refuse_forwarding(self.up())
+        for _ in range(5):
+            self.open()
+        self.up()
+        with capturedLogs() as logs:
+            waiting = [self.open(), self.open()]
+            self.clock.advance(3)
+            for tunnel in waiting:
+                error = self.failureResultOf(tunnel, NotConnectedError)
+                self.assertIn("6 sessions are in use", str(error.value))
+        self.assertEqual([e["log_level"] for e in logs], [LogLevel.warn])
+
     def test_fewer_sessions(self) -> None:
         """A server that allows fewer is believed, and the tunnel goes elsewhere."""
         self.open()
