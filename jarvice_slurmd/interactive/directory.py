@@ -135,10 +135,15 @@ class JobDirectory:
         return entry is None or entry.state.phase is Phase.ENDED
 
     def doubt(self, number: int, host: str, port: int) -> None:
-        """See `IJobDirectory.doubt`: it may have ended, or listen at another port now."""
+        """See `IJobDirectory.doubt`: it may listen at another port now.
+
+        While Slurm can't be asked it is kept all the same, for it could not be found anew.
+        """
         job = self._jobs.get(number)
         service = job and job.service
-        if job and service and (service.host, service.port) == (host, port):
+        if job is None or service is None or (service.host, service.port) != (host, port):
+            return
+        if self._within(job.confirmed_at, TRUST_SECONDS):
             job.service = None
 
     async def info(self, ref: JobRef) -> JobInfo:

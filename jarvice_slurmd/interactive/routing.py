@@ -137,10 +137,10 @@ class JobRouter:
         """See `IRouter.unreachable`."""
         if self.directory is None:
             return None
+        if await self.directory.has_ended(target.number):
+            return render_unknown_page(target.number, head.headers)
         self.directory.doubt(target.number, target.host, target.port)
-        if not await self.directory.has_ended(target.number):
-            return None
-        return render_unknown_page(target.number, head.headers)
+        return None
 
 
 async def _find(directory: IJobDirectory, head: RequestHead, address: JobAddress) -> Route:

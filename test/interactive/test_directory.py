@@ -655,6 +655,15 @@ class InfoTests(DirectoryTestCase):
         self.services.answers["10.0.0.1", 20008] = at_root
         self.assertEqual(self.resolve(), Service(host="10.0.0.1", port=20008, strip_prefix=True))
 
+    def test_doubted_in_an_outage(self) -> None:
+        """One that can't be found anew, for Slurm can't be asked, is kept."""
+        self.serve()
+        self.assertNotEqual(self.info(), NO_INFO)
+        self.services.answers.clear()
+        self.pass_time(6)
+        self.directory.doubt(7, "10.0.0.1", 20007)
+        self.assertIsInstance(self.resolve(), Service)
+
     def test_busy_service(self) -> None:
         """One that is open and answers nobody at the moment has not gone."""
         self.serve()

@@ -235,7 +235,7 @@ class RouterTests(SynchronousTestCase):
         assert page is not None
         self.assertEqual(page.status, 404)
         self.assertIn("number 4", json.loads(page.body)["error"])
-        self.assertEqual(directory.doubted, [(1, "n1", 5902), (4, "n1", 5902)])
+        self.assertEqual(directory.doubted, [(1, "n1", 5902)])
 
 
 class PageTests(SynchronousTestCase):
