@@ -140,7 +140,7 @@ class JobDirectory:
         While Slurm can't be asked it is kept all the same, for it could not be found anew.
         """
         job = self._jobs.get(number)
-        service = job and job.service
+        service = None if job is None else job.service
         if job is None or service is None or (service.host, service.port) != (host, port):
             return
         if self._within(job.confirmed_at, TRUST_SECONDS):
