@@ -31,7 +31,7 @@ from jarvice_slurmd.interactive.pages import (
 _DOMAIN: Final = re.compile(
     r"(?:(?P<scheme>https?)://)?(?P<authority>[A-Za-z0-9.\-]+(?::[0-9]{1,5})?)(?P<path>/[^?#\s]*)?"
 )
-_NUMBER: Final = rb"([1-9][0-9]{0,17})"
+_NUMBER: Final = rb"(0|[1-9][0-9]{0,17})"
 _API: Final = Api()
 #: What twisted.web's HTTPChannel takes: bytes of a head (totalHeadersSize), fields (maxHeaders).
 _API_HEAD: Final = 16384
