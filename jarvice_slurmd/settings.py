@@ -90,8 +90,10 @@ class Settings:
         read = _Reader(environ)
         proxy_port = read.optional_number("JARVICE_REGISTRY_PROXY_PORT", 1, 65535)
         server_key = read.text("JARVICE_SCHED_SERVER_KEY") or None
-        if server_key is not None and ":" not in server_key:
-            read.problem("JARVICE_SCHED_SERVER_KEY", "must be user:password")
+        if server_key is not None and not server_key.partition(":")[2]:
+            read.problem(
+                "JARVICE_SCHED_SERVER_KEY", "must be user:password; the password is not to be empty"
+            )
         settings = cls(
             ssh_host=read.required("JARVICE_SLURM_CLUSTER_ADDR"),
             ssh_port=read.number("JARVICE_SLURM_CLUSTER_PORT", 22, 1, 65535),

@@ -206,6 +206,12 @@ class BadTests(SynchronousTestCase):
         )
         self.assertEqual((len(problems), "hush" in " ".join(problems)), (3, False))
 
+    def test_server_key(self) -> None:
+        """A password that is empty opens the door: what a template made of unset values."""
+        for key in ("user", "user:", ":"):
+            (problem,) = self.problems(JARVICE_SCHED_SERVER_KEY=key)
+            self.assertTrue(problem.startswith("JARVICE_SCHED_SERVER_KEY must be"), problem)
+
     def test_folders(self) -> None:
         """Absolute, and nothing that would be two lines of a script."""
         for value in ("x", "./x", "~", "$HOME", "/a\nb", "/a\x7f"):

@@ -105,14 +105,28 @@ def render_cancel(*, root: str, name: str, jobid: str, force: bool) -> str:
     kill = f"scancel --quiet --signal=KILL {filters} {jobid}.0\n" if force else ""
     return f"""{NEUTRAL}umask 077
 root={root}
-if [ "$(cat "$root"/submit/{quote(name)}/jobid 2>/dev/null)" = {jobid} ] ||
-    [ "$(head -n 1 "$root/jobs/{jobid}/name" 2>/dev/null)" = {quote(name)} ]; then
+if {_is_noted(name, jobid)}; then
+    # What is no file could keep us here.
+    for record in "$root/jobs/{jobid}/name" "$root/jobs/{jobid}/cancelled"; do
+        [ ! -e "$record" ] || [ -f "$record" ] || rm -rf "$record"
+    done
     mkdir -p "$root/jobs/{jobid}" &&
         printf '%s\\n' {quote(name)} >"$root/jobs/{jobid}/name" &&
         date +%s >"$root/jobs/{jobid}/cancelled"
 fi
 {kill}exec scancel {filters} {_checked_jobid(jobid)}
 """
+
+
+def _is_noted(name: str, jobid: str) -> str:
+    """A condition: the folders say that the job of that id is the one of that name.
+
+    Only files are read: a job may have put a FIFO there, which would never end.
+    """
+    submitted = f'"$root"/submit/{quote(name)}/jobid'
+    begun = f'"$root/jobs/{_checked_jobid(jobid)}/name"'
+    return f"""{{ {{ [ -f {submitted} ] && [ "$(cat {submitted} 2>/dev/null)" = {jobid} ]; }} ||
+        {{ [ -f {begun} ] && [ "$(head -n 1 {begun} 2>/dev/null)" = {quote(name)} ]; }}; }}"""
 
 
 def render_release(*, jobid: str) -> str:
@@ -142,8 +156,7 @@ def render_doubt(*, root: str, name: str, jobid: str) -> str:
 def _doubt(name: str, jobid: str) -> str:
     ours = quote(f"JobId={_checked_jobid(jobid)} JobName={NAME_PREFIX}{name} ")
     return f"""if [ ! -e "$root/jobs/{jobid}/exit" ] && [ ! -e "$root/jobs/{jobid}/answer" ] &&
-    {{ [ "$(cat "$root"/submit/{quote(name)}/jobid 2>/dev/null)" = {jobid} ] ||
-        [ "$(head -n 1 "$root/jobs/{jobid}/name" 2>/dev/null)" = {quote(name)} ]; }}; then
+    {_is_noted(name, jobid)}; then
     said=$(scontrol -o show job {jobid} 2>&1)
     case "$? $said" in
     "0 "{ours}*) echo "slurm=0" ;;
@@ -178,7 +191,7 @@ def render_post_mortem(
 fi
 for record in {records}; do
     printf '%s=' "$record"
-    [ ! -e "$root/jobs/{_checked_jobid(jobid)}/$record" ] ||
+    [ ! -f "$root/jobs/{_checked_jobid(jobid)}/$record" ] ||
         head -n 1 "$root/jobs/{jobid}/$record" | head -c 1000 | tr -d '\\n'
     echo
 done
@@ -217,7 +230,12 @@ exit 0
 def render_tail(*, root: str, name: str, lines: int, limit: int) -> str:
     """The last lines of a job's output, at most `limit` bytes; 0 lines means all of those bytes."""
     check = render_folder_check(root)
-    return f"""{check}[ -s "$root"/{quote(name)}.out ] || exit {Status.NO_OUTPUT}
+    output = f'"$root"/{quote(name)}.out'
+    return f"""{check}[ -f {output} ] && [ -s {output} ] || exit {Status.NO_OUTPUT}
+[ -r {output} ] || {{
+    echo {output} "can't be read" >&2
+    exit {Status.NO_FOLDER}
+}}
 {_tail(quote(name), lines, limit)}
 """
 

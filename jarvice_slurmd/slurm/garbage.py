@@ -30,31 +30,37 @@ known_names=$(printf '%s\\n' "$known" | cut -d ' ' -f 3-)
 is_known_jobid() {{ printf '%s\\n' "$known_jobids" | grep -qxF -e "$1"; }}
 is_known_name() {{ printf '%s\\n' "$known_names" | grep -qxF -e "{NAME_PREFIX}$1"; }}
 is_jobid() {{ case $1 in '' | *[!0-9_+]*) return 1 ;; esac; }}
+# Only of a file: a job may have put a FIFO there, which would never end.
+first_line() {{ [ -f "$1" ] && head -n 1 "$1" 2>/dev/null; }}
 is_name() {{ case $1 in '' | .* | */*) return 1 ;; esac; }}
 
 drop_submission() {{
     is_name "$1" && [ -d "./submit/$1" ] || return 0
-    number=$(cat "./submit/$1/number" 2>/dev/null)
+    number=$(first_line "./submit/$1/number")
     case $number in
     '' | *[!0-9]*) ;;
-    *) [ "$(cat "numbers/$number" 2>/dev/null)" != "$1" ] || rm -f "numbers/$number" ;;
+    *) [ "$(first_line "numbers/$number")" != "$1" ] || rm -f "numbers/$number" ;;
     esac
+    [ ! -e "./submit/$1/lock" ] || [ -f "./submit/$1/lock" ] || return 0
     # Not while an attempt to submit holds the lock.
     (flock -n 9 && rm -rf -- "./submit/$1") 9>"./submit/$1/lock"
 }}
 drop_job() {{
     is_jobid "$1" || return 0
-    name=$(head -n 1 "jobs/$1/name" 2>/dev/null)
+    name=$(first_line "jobs/$1/name")
     # What a question with a wrong job id left here has no say over the job of that name.
-    [ ! -d "submit/$name" ] || [ "$(cat "submit/$name/jobid" 2>/dev/null)" = "$1" ] || name=
+    [ ! -d "submit/$name" ] || [ "$(first_line "submit/$name/jobid")" = "$1" ] || name=
     if is_name "$name"; then
         drop_submission "$name"
         rm -f -- "./$name.out"
     fi
     rm -rf -- "./jobs/$1"
 }}
+# A line feed in a name would make two names of it; ours have none.
+odd='*
+*'
 with_record() {{
-    find jobs -mindepth 2 -maxdepth 2 -name "$@" 2>/dev/null |
+    find jobs -mindepth 2 -maxdepth 2 ! -path "$odd" -name "$@" 2>/dev/null |
         sed -e 's,^jobs/,,' -e 's,/[^/]*$,,' | sort -u
 }}
 
@@ -66,11 +72,11 @@ with_record exit -mtime +{unasked_days} | while IFS= read -r jobid; do drop_job 
 with_record name -mtime +{unasked_days} | while IFS= read -r jobid; do
     is_known_jobid "$jobid" || drop_job "$jobid"
 done
-find submit -mindepth 1 -maxdepth 1 -type d -mmin +{answered_minutes} 2>/dev/null |
+find submit -mindepth 1 -maxdepth 1 ! -path "$odd" -type d -mmin +{answered_minutes} 2>/dev/null |
     while IFS= read -r folder; do
         name=${{folder#submit/}}
         is_name "$name" || continue
-        jobid=$(cat "submit/$name/jobid" 2>/dev/null)
+        jobid=$(first_line "submit/$name/jobid")
         if [ -z "$jobid" ]; then
             is_known_name "$name" || drop_submission "$name"
         elif is_jobid "$jobid" && ! is_known_jobid "$jobid" && [ ! -d "jobs/$jobid" ]; then
@@ -81,16 +87,16 @@ find submit -mindepth 1 -maxdepth 1 -type d -mmin +{answered_minutes} 2>/dev/nul
             fi
         fi
     done
-find . -mindepth 1 -maxdepth 1 -type f -name '*.out' -mtime +{unasked_days} 2>/dev/null |
+find . -mindepth 1 -maxdepth 1 ! -path "$odd" -type f -name '*.out' -mtime +{unasked_days} |
     while IFS= read -r file; do
         name=${{file#./}}
         name=${{name%.out}}
         is_name "$name" && [ ! -d "submit/$name" ] && ! is_known_name "$name" || continue
         rm -f -- "./$name.out"
     done
-find numbers -mindepth 1 -maxdepth 1 -type f -mtime +{unasked_days} 2>/dev/null |
+find numbers -mindepth 1 -maxdepth 1 ! -path "$odd" -type f -mtime +{unasked_days} 2>/dev/null |
     while IFS= read -r file; do
-        name=$(cat "$file")
+        name=$(first_line "$file")
         [ "$name" ] && [ -d "submit/$name" ] || rm -f -- "./$file"
     done
 
@@ -101,8 +107,8 @@ printf '%s\\n' "$known" | while IFS= read -r line; do
     state=${{line%% *}}
     name=${{line#* {NAME_PREFIX}}}
     [ "$state" = PD ] && is_jobid "$jobid" && is_name "$name" || continue
-    read -r noted 2>/dev/null <"submit/$name/jobid" || continue
-    [ "$noted" = "$jobid" ] ||
+    noted=$(first_line "submit/$name/jobid")
+    [ -z "$noted" ] || [ "$noted" = "$jobid" ] ||
         scancel --quiet --user="$(id -un)" --name="{NAME_PREFIX}$name" "$jobid" </dev/null 2>&1
 done >/dev/null
 exit 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,6 +13,7 @@ from jarvice_slurmd.errors import (
     SlurmUnavailableError,
 )
 from jarvice_slurmd.slurm.commands import (
+    RECORDS,
     Status,
     render_cancel,
     render_doubt,
@@ -147,6 +149,16 @@ class CancelTests(LoginNodeTestCase):
         self.assertRegex(result.stderr.decode(), r"^\d{10}\n$")
         self.assertEqual((note.parent / "name").read_text(), "x\n")
 
+    def test_no_file_to_note_in(self) -> None:
+        """A job that put FIFOs where its notes belong can be cancelled, and has its note."""
+        folder = self.node.write("submit/x/jobid", "41\n").parent.parent.parent / "jobs" / "41"
+        folder.mkdir(parents=True)
+        for record in ("name", "cancelled"):
+            os.mkfifo(folder / record)
+        self.assertEqual(self.cancel(), 0)
+        self.assertEqual(len(self.node.calls("scancel")), 1)
+        self.assertRegex((folder / "cancelled").read_text(), r"^\d{10}\n$")
+
     def test_note_of_a_running_job(self) -> None:
         """So has one whose folder says its name."""
         self.node.write("jobs/41/name", "x\n")
@@ -234,6 +246,15 @@ class PostMortemTests(LoginNodeTestCase):
         found = self.look()
         self.assertEqual((found.name, found.exit, found.start), ("x", None, None))
         self.assertEqual(found.output, b"real\n")
+
+    def test_no_files(self) -> None:
+        """A FIFO in place of a record, or of the output, is none."""
+        (self.node.root / "jobs/41").mkdir(parents=True)
+        (self.node.root / "submit/x").mkdir(parents=True)
+        for path in ("x.out", "submit/x/jobid", *(f"jobs/41/{record}" for record in RECORDS)):
+            os.mkfifo(self.node.root / path)
+        found = self.look(accounting=True)
+        self.assertEqual((found.name, found.answer, found.output), (None, None, b""))
 
     def test_bounded(self) -> None:
         """A big output is cut to its last bytes, not read whole."""

@@ -50,6 +50,11 @@ class TailTests(SynchronousTestCase):
         self.node.write("x.out", "")
         self.assertEqual(self.tail(5), (Status.NO_OUTPUT, b""))
 
+    def test_no_file(self) -> None:
+        """What is no file is no output."""
+        (self.node.root / "x.out").mkdir(parents=True)
+        self.assertEqual(self.tail(5), (Status.NO_OUTPUT, b""))
+
     def test_not_mounted(self) -> None:
         """A scratch folder that is not mounted is no job without output."""
         root = render_root(f"{self.node.folder}/scratch/")

@@ -62,6 +62,39 @@ class GarbageTestCase(SynchronousTestCase):
         return {path.split("/")[1] for path in self.node.files() if path.startswith("jobs/")}
 
 
+class OddThingsTests(GarbageTestCase):
+    """What jobs may leave in our folders, by mistake or by malice."""
+
+    def test_no_files(self) -> None:
+        """A FIFO in place of a record keeps nobody from cleaning up after the others."""
+        self.add("5", "old", 50, age=3700, exit="COMPLETED 0 1 2", answer="COMPLETED 1")
+        for jobid, path in enumerate(
+            ("jobs/{0}/name", "submit/{1}/jobid", "submit/{1}/number", "submit/{1}/lock"), 10
+        ):
+            name = f"odd{jobid}"
+            self.add(str(jobid), name, jobid, age=3700, answer="COMPLETED 1")
+            fifo = self.node.root / path.format(jobid, name)
+            fifo.unlink()
+            os.mkfifo(fifo)
+        self.set_queue("11 PD jarvice_odd11")
+        self.collect()
+        self.assertEqual(self.jobs(), set())
+        self.assertFalse((self.node.root / "old.out").exists())
+        self.assertEqual(self.node.calls("scancel"), [])
+
+    def test_line_feeds(self) -> None:
+        """A line feed in a name does not make another job's name of it."""
+        self.add("6", "new", 60, age=10, exit="COMPLETED 0 1 2")
+        kept = self.node.files()
+        for path in ("jobs/5\n6/answer", "jobs/5\n6/exit", "a\nnew.out", "numbers/1\n60"):
+            self.node.write(path, "", age=99 * _DAY, now=self.now)
+        folder = self.node.root / "submit" / "a\nnew"
+        folder.mkdir()
+        os.utime(folder, (1, 1))
+        self.collect()
+        self.assertLessEqual(kept, self.node.files())
+
+
 class GarbageTests(GarbageTestCase):
     """Answered jobs after an hour, unasked ones after 30 days."""
 
