@@ -201,7 +201,7 @@ class SlurmScheduler:
         ):
             raise NotListableError(f"{path} is in none of the folders that may be listed")
         result = await self._shell.run(
-            commands.render_list_folder(path=path, details=details),
+            commands.render_list_folder(path=path, details=details, allowed=allowed),
             max_output=self._settings.output_bytes + _HEADROOM,
         )
         if result.status == Status.NOT_LISTABLE:

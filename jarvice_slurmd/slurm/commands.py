@@ -7,6 +7,7 @@ makes it. Exit statuses of our own stand in `Status`; every other one is the com
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from shlex import quote
 from typing import Final
 
@@ -240,15 +241,34 @@ def render_tail(*, root: str, name: str, lines: int, limit: int) -> str:
 """
 
 
-def render_list_folder(*, path: str, details: bool) -> str:
+def render_list_folder(*, path: str, details: bool, allowed: Iterable[str] = ()) -> str:
     """The folders, then the files, in an absolute folder (PROTOCOL, pvcls).
 
-    The path reaches `cd`, never find, so that it can't be taken for an option or an action.
+    The path reaches `cd`, never find, so that it can't be taken for an option or an action. Where
+    any folders are `allowed`, it must be in one of them after every link has been followed.
     """
+    folders = " ".join(quote(folder) for folder in allowed)
+    check = (
+        f"""here=$(pwd -P; echo x)
+here=${{here%
+x}}/
+found=
+for folder in {folders}; do
+    folder=$(cd -- "$folder" 2>/dev/null && pwd -P) || continue
+    case $here in "${{folder%/}}"/*) found=yes ;; esac
+done
+[ "$found" ] || {{
+    echo "it is a link out of the folders that may be listed" >&2
+    exit {Status.NOT_LISTABLE}
+}}
+"""
+        if folders
+        else ""
+    )
     shown = quote(path.rstrip("/").replace("\\", "\\\\").replace("%", "%%"))
     size = "%Ts %s " if details else ""
     return f"""cd -- {quote(path)} || exit {Status.NOT_LISTABLE}
-[ -r . ] || {{ echo "permission denied" >&2; exit {Status.NOT_LISTABLE}; }}
+{check}[ -r . ] || {{ echo "permission denied" >&2; exit {Status.NOT_LISTABLE}; }}
 prefix={shown}
 find -L . -mindepth 1 -maxdepth 1 -type d -printf '{size}/data'"$prefix"'/%P/\\n'
 find -L . -mindepth 1 -maxdepth 1 -type f -printf '{size}/data'"$prefix"'/%P\\n'

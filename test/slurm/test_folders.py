@@ -154,6 +154,31 @@ class ListFolderTests(SynchronousTestCase):
             set(listed), {f"/data{self.folder}/{name}" for name in ("a", "link", "up/")}
         )
 
+    def test_links_out_of_what_is_allowed(self) -> None:
+        """Where folders are configured, what a link in them leads to must be in one of them too."""
+        for folder in ("a", "b", "other", "ab", "a\n"):
+            (self.folder / folder).mkdir()
+            (self.folder / folder / "file").touch()
+        (self.folder / "link").symlink_to(self.folder / "b")
+        for name in ("b", "other", "ab", "a\n"):
+            (self.folder / "a" / f"to {name}").symlink_to(self.folder / name)
+        allowed = (f"{self.folder}/gone", f"{self.folder}/a", f"{self.folder}/link/")
+
+        def listed(path: str) -> int:
+            script = render_list_folder(
+                path=f"{self.folder}/{path}", details=False, allowed=allowed
+            )
+            result = self.node.run(script)
+            self.assertEqual(b"file" in result.stdout, result.status == 0)
+            return result.status
+
+        for path in ("a", "a/", "b", "link", "a/to b"):
+            self.assertEqual(listed(path), 0, path)
+        for path in ("other", "ab", ".", "a/to other", "a/to ab", "a/to a\n"):
+            self.assertEqual(listed(path), Status.NOT_LISTABLE, path)
+        script = render_list_folder(path=str(self.folder), details=False, allowed=("/",))
+        self.assertEqual(self.node.run(script).status, 0)
+
     def test_empty(self) -> None:
         """An empty folder lists nothing, and is no error."""
         self.assertEqual(self.list(self.folder), [])
