@@ -56,6 +56,12 @@ INTERNAL_ERROR: Final = error_answer(
     500, "something went wrong inside the scheduler; its log says what"
 )
 
+NOT_AUTHORISED: Final = error_answer(
+    401,
+    "this needs the user name and password of JARVICE_SCHED_SERVER_KEY",
+    ("WWW-Authenticate", 'Basic realm="jarvice-slurmd", charset="UTF-8"'),
+)
+
 
 def answer_for(error: JarviceSlurmdError) -> Answer:
     """The answer that an error becomes."""

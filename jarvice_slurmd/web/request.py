@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hmac
 from io import BytesIO
+from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
-from twisted.web import server
+from twisted.web import http, server
 
-from jarvice_slurmd.web.answers import error_answer
+from jarvice_slurmd.web.answers import NOT_AUTHORISED, Answer, error_answer
+
+#: The largest body, in bytes, that is taken of who has not said the key: none is put on our disk.
+STRANGERS_BODY: Final = 64 * 1024
+
+
+def says_key(request: http.Request, server_key: str | None) -> bool:
+    """Whether a request holds `user:password`, if any is wanted; its head is enough to tell."""
+    if server_key is None:
+        return True
+    header = request.getHeader(b"Authorization") or b""
+    scheme, _, credentials = header.partition(b" ")
+    try:
+        said = base64.b64decode(credentials.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        said = b""
+    # Always compared, and in constant time, so that timing tells nothing (RFC 7617).
+    same = hmac.compare_digest(said, server_key.encode("utf-8"))
+    return same and scheme.lower() == b"basic"
 
 
 class ApiRequest(server.Request):
-    """A request whose body is bounded: in bytes, else it is answered 413, and in time, else 408."""
+    """A request whose body is bounded: in bytes, else it is answered 413, and in time, else 408.
+
+    A body above `STRANGERS_BODY` is not read without `server_key`: 401.
+    """
 
     max_body_bytes: int = 64 * 1024 * 1024
+    server_key: str | None = None
     # Less than the silence after which a connection is closed (Site's 60 s): this has words.
     body_seconds: float = 55.0
     clock: IReactorTime
@@ -24,7 +50,10 @@ class ApiRequest(server.Request):
         """The headers are in; refuse a body that says it is too large before reading it."""
         self._received = 0
         self._refused = False
-        if length is not None and length > self.max_body_bytes:
+        self._most = self.max_body_bytes
+        if length != 0 and not says_key(self, self.server_key):
+            self._most = min(self._most, STRANGERS_BODY)
+        if length is not None and length > self._most:
             self.content = BytesIO()
             self._refuse_size()
             return
@@ -37,7 +66,7 @@ class ApiRequest(server.Request):
         self._received += len(data)
         if self._refused:
             return
-        if self._received > self.max_body_bytes:
+        if self._received > self._most:
             self._refuse_size()
         else:
             super().handleContentChunk(data)  # type: ignore[no-untyped-call]
@@ -52,23 +81,27 @@ class ApiRequest(server.Request):
             self._late.cancel()
 
     def _refuse_size(self) -> None:
-        self._refuse(
-            "413 Content Too Large", f"the body is larger than {self.max_body_bytes} bytes"
-        )
+        if self._most < self.max_body_bytes:
+            self._refuse("401 Unauthorized", NOT_AUTHORISED)
+            return
+        sentence = f"the body is larger than {self.max_body_bytes} bytes"
+        self._refuse("413 Content Too Large", error_answer(413, sentence))
 
     def _refuse_slowness(self) -> None:
         sentence = f"the body did not come within {self.body_seconds:g} s"
-        self._refuse("408 Request Timeout", sentence)
+        self._refuse("408 Request Timeout", error_answer(408, sentence))
 
-    def _refuse(self, status: str, sentence: str) -> None:
+    def _refuse(self, status: str, answer: Answer) -> None:
         self._refused = True
         self._stop_waiting()
-        answer = error_answer(int(status[:3]), sentence)
-        head = (
-            f"HTTP/1.1 {status}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(answer.body)}\r\n\r\n"
+        headers = (
+            ("Connection", "close"),
+            ("Content-Type", answer.content_type),
+            ("Content-Length", str(len(answer.body))),
+            *answer.headers,
         )
-        self.channel.write(head.encode("ascii") + answer.body)
+        fields = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        self.channel.write(f"HTTP/1.1 {status}\r\n{fields}\r\n".encode("ascii") + answer.body)
         self.channel.setTimeout(None)
         self.channel.loseConnection()
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -16,9 +12,16 @@ from twisted.web import http, server
 from twisted.web.resource import Resource
 
 from jarvice_slurmd.errors import CommandTimedOutError, JarviceSlurmdError
-from jarvice_slurmd.web.answers import INTERNAL_ERROR, Answer, answer_for, error_answer, send
+from jarvice_slurmd.web.answers import (
+    INTERNAL_ERROR,
+    NOT_AUTHORISED,
+    Answer,
+    answer_for,
+    error_answer,
+    send,
+)
 from jarvice_slurmd.web.outages import Outages
-from jarvice_slurmd.web.request import ApiRequest
+from jarvice_slurmd.web.request import ApiRequest, says_key
 
 _log = logging.getLogger(__name__)
 
@@ -53,12 +56,6 @@ class Requests:
 
 
 Handler = Callable[[ApiRequest], Awaitable[Answer]]
-
-_NOT_AUTHORISED: Final = error_answer(
-    401,
-    "this needs the user name and password of JARVICE_SCHED_SERVER_KEY",
-    ("WWW-Authenticate", 'Basic realm="jarvice-slurmd", charset="UTF-8"'),
-)
 
 
 class LeafResource(Resource):
@@ -146,8 +143,8 @@ class LeafResource(Resource):
     async def _answer(self, request: ApiRequest, asked_at: float) -> Answer:
         if any(request.postpath or ()) and not self._takes_below:
             return _not_found(request, self._server_key)
-        if not self._is_open and not _is_authorised(request, self._server_key):
-            return _NOT_AUTHORISED
+        if not self._is_open and not says_key(request, self._server_key):
+            return NOT_AUTHORISED
         method = request.method.decode("ascii", "replace")
         if method != self._method and (method, self._method) != ("HEAD", "GET"):
             return error_answer(
@@ -191,21 +188,7 @@ class NotFoundResource(Resource):
 
 def _not_found(request: http.Request, server_key: str | None) -> Answer:
     # Which paths there are is not for strangers either.
-    if not _is_authorised(request, server_key):
-        return _NOT_AUTHORISED
+    if not says_key(request, server_key):
+        return NOT_AUTHORISED
     path = request.path.decode("ascii", "backslashreplace")
     return error_answer(404, f"there is no endpoint {path[:200]}")
-
-
-def _is_authorised(request: http.Request, server_key: str | None) -> bool:
-    if server_key is None:
-        return True
-    header = request.getHeader(b"Authorization") or b""
-    scheme, _, credentials = header.partition(b" ")
-    try:
-        said = base64.b64decode(credentials.strip(), validate=True)
-    except (binascii.Error, ValueError):
-        said = b""
-    # Always compared, and in constant time, so that timing tells nothing (RFC 7617).
-    same = hmac.compare_digest(said, server_key.encode("utf-8"))
-    return same and scheme.lower() == b"basic"

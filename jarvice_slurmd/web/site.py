@@ -96,6 +96,7 @@ def make_site(
         pass
 
     BoundedRequest.max_body_bytes = max_body_bytes
+    BoundedRequest.server_key = server_key
     BoundedRequest.clock = reactor
     site = Site(
         root,

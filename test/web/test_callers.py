@@ -8,6 +8,7 @@ from unittest.mock import patch
 from twisted.internet.defer import Deferred
 
 from jarvice_slurmd import errors
+from jarvice_slurmd.web.request import STRANGERS_BODY
 from test.web.caller import FORM, ApiTestCase, form
 from test.web.questions import QUESTIONS, REF, SUBMIT
 
@@ -88,6 +89,30 @@ class KeyTests(ApiTestCase):
                 self.assertEqual(self.call(method, path, right).status, 404, (method, path))
         self.assert_error(self.call("GET", "/nope"), 401, "JARVICE_SCHED_SERVER_KEY")
         self.assert_error(self.call("GET", "/nope", right), 404, "/nope")
+
+    def test_large_body(self) -> None:
+        """Without the key none is read to its end: 401 as soon as it is seen to be large."""
+        assert self.server_key is not None
+        right, wrong = self.header(self.server_key.encode()), self.header(b"user:x")
+        head = "POST /submit HTTP/1.1\r\nHost: x\r\n"
+        for headers in ({}, wrong):
+            fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            for length, pieces in (
+                (f"Content-Length: {STRANGERS_BODY + 1}\r\n", 0),
+                ("Transfer-Encoding: chunked\r\n", 70),
+            ):
+                connection = self.connect()
+                connection.send(f"{head}{fields}{length}\r\n".encode())
+                for _ in range(pieces):
+                    connection.send(b"400\r\n" + b"x" * 1024 + b"\r\n")
+                response = connection.receive()
+                assert response is not None
+                self.assert_error(response, 401, "JARVICE_SCHED_SERVER_KEY")
+                self.assertTrue(response.headers["www-authenticate"].startswith("Basic "))
+                self.assertTrue(connection.ended)
+        body = b"x" * (STRANGERS_BODY + 1)
+        self.assert_error(self.call("POST", "/submit", right, body), 400)
+        self.assert_error(self.call("POST", "/submit", {}, body[1:]), 401)
 
     def test_constant_time(self) -> None:
         """The comparison is hmac's, also where there are no credentials to compare."""
