@@ -50,9 +50,9 @@ class ArgumentWatch:
         """Watch until `stop`."""
         while not self._stop.wait(0.02):
             self.rounds += 1
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
+            for process in Path("/proc").glob("[0-9]*"):
                 try:
-                    words = path.read_bytes()
+                    words = (process / "cmdline").read_bytes()
                 except OSError:
                     continue
                 if any(secret in words for secret in self.secrets):

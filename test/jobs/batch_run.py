@@ -126,11 +126,12 @@ class BatchRun:
         """Every process of the job: they are one session, whatever their groups."""
         assert self._process is not None
         found: list[int] = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
+        for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
+                stat = (process / "stat").read_text()
                 # proc(5): the session is the fourth field behind the name, which is in brackets.
-                if int(stat.read_text().rpartition(")")[2].split()[3]) == self._process.pid:
-                    found.append(int(stat.parent.name))
+                if int(stat.rpartition(")")[2].split()[3]) == self._process.pid:
+                    found.append(int(process.name))
         return found
 
     def finish(self) -> tuple[int, bytes]:

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Stands for apptainer in test_executor: starts no container, but what would run in one, with
+# Stands for apptainer in executor_run: starts no container, but what would run in one, with
 # /etc/JARVICE where it is on the host; "pulls" into its cache and takes as long as $FAKE_GATE says.
 # What it is asked, and with which environment, is appended to $FAKE_LOG.
 [ "$1" != --version ] || { echo "${FAKE_VERSION:-apptainer version 1.4.5}"; exit; }
@@ -7,7 +7,7 @@ flag=$1
 shift
 {
     echo "ARGV $flag $*"
-    env | grep -E 'DOCKER|_proxy|TMPDIR|CUDA|CUSTOM' | sed "s/^/ENV $1 /"
+    env | grep -E 'DOCKER|_proxy|TMPDIR|NOHTTPS|CUDA|CUSTOM' | sed "s/^/ENV $1 /"
 } >>"$FAKE_LOG"
 case $1 in
 overlay)
