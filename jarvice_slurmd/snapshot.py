@@ -8,7 +8,8 @@ after an answer, so that an outage costs Slurm no more questions than health doe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from secrets import token_hex
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, succeed
@@ -62,13 +63,21 @@ class QueueSnapshot:
     """Answers questions about the queue from one short-lived view of it.
 
     `max_age` is in seconds: how old a view may be when it answers, and how far apart two questions
-    to Slurm are at least.
+    to Slurm are at least. `make_mark` makes the word by which a question's records are known.
     """
 
-    def __init__(self, shell: IRemoteShell, clock: IReactorTime, *, max_age: float = 1.0) -> None:
+    def __init__(
+        self,
+        shell: IRemoteShell,
+        clock: IReactorTime,
+        *,
+        max_age: float = 1.0,
+        make_mark: Callable[[], str] = lambda: f"{token_hex(4)}|",
+    ) -> None:
         self._shell = shell
         self._clock = clock
         self._max_age = max_age
+        self._make_mark = make_mark
         # One slice a turn: whoever else has something to do comes in between.
         self._cooperator = Cooperator(
             terminationPredicateFactory=lambda: lambda: True,
@@ -138,11 +147,12 @@ class QueueSnapshot:
 
     async def _ask(self) -> QueueView:
         asked_at = self._last_asked_at = self._clock.seconds()
-        result = await self._shell.run(render_queue(), max_output=MAX_QUEUE_BYTES)
+        mark = self._make_mark()
+        result = await self._shell.run(render_queue(mark), max_output=MAX_QUEUE_BYTES)
         if result.status != 0:
             raise refusal(result.stderr)
         drain = _Drain()
-        await self._cooperator.cooperate(_parse(result.stdout, drain)).whenDone()
+        await self._cooperator.cooperate(_parse(result.stdout, mark, drain)).whenDone()
         for jobid in self._missed.keys() & drain.entries.keys():
             del self._missed[jobid]
         self._submitted = {
@@ -171,8 +181,8 @@ class QueueSnapshot:
                 one.callback(outcome)
 
 
-def _parse(stdout: bytes, drain: _Drain) -> Iterator[None]:
-    for count, entry in enumerate(iter_queue(stdout.decode("utf-8", "replace")), 1):
+def _parse(stdout: bytes, mark: str, drain: _Drain) -> Iterator[None]:
+    for count, entry in enumerate(iter_queue(stdout.decode("utf-8", "replace"), mark), 1):
         drain.add(entry)
         if count % LINES_A_TURN == 0:
             yield None

@@ -29,7 +29,9 @@ class SchedulerTestCase(SynchronousTestCase):
         self.set_queue()
 
     def make_scheduler(self) -> SlurmScheduler:
-        return SlurmScheduler(self.shell, QueueSnapshot(self.shell, self.clock), self.settings)
+        return SlurmScheduler(
+            self.shell, QueueSnapshot(self.shell, self.clock, make_mark=str), self.settings
+        )
 
     def set_queue(self, *lines: str) -> None:
         """What squeue says from now on; two seconds later, so that it is asked."""

@@ -28,7 +28,7 @@ class SnapshotTestCase(SynchronousTestCase):
         self.shell = ScriptedShell()
         self.clock = Clock()
         self.clock.advance(1000)
-        self.snapshot = QueueSnapshot(self.shell, self.clock)
+        self.snapshot = QueueSnapshot(self.shell, self.clock, make_mark=str)
         self.pending: list[Deferred[CommandResult]] = []
         self.shell.answer("squeue", self.hold)
 
@@ -142,6 +142,19 @@ class QuestionTests(SnapshotTestCase):
         view = self.successResultOf(waiting)
         self.assertEqual((len(view.entries), len(view.running)), (count, count // 2))
         self.assertTrue(all(is_jobid(job.jobid) for job in view.queued))
+
+    def test_marked(self) -> None:
+        """Only lines with the question's own mark are records, and no two have the same."""
+        snapshot = QueueSnapshot(self.shell, self.clock)
+        marks: list[str] = []
+        for _ in range(2):
+            waiting = snapshot.current()
+            mark = self.shell.commands[-1].script.partition("--format='")[2].partition("%")[0]
+            marks.append(mark)
+            self.answer(f"{mark}{_line(1, 'x')}{_line(2, 'y')}{'0' * len(mark)}{_line(3, 'z')}")
+            self.assertEqual(list(self.successResultOf(waiting).entries), ["1"])
+            self.clock.advance(2)
+        self.assertNotEqual(*marks)
 
 
 class FailureTests(SnapshotTestCase):

@@ -84,12 +84,13 @@ def _checked_jobid(jobid: str) -> str:
     return jobid
 
 
-def render_queue() -> str:
-    """All jobs of the user, the ended ones that Slurm still knows included."""
-    return (
-        f"{NEUTRAL}"
-        f'exec squeue --noheader --states=all --user="$(id -un)" --format={quote(_QUEUE_FORMAT)}\n'
-    )
+def render_queue(mark: str = "") -> str:
+    """All jobs of the user, the ended ones that Slurm still knows included.
+
+    Each record begins with `mark`, without which lines in a job's name could pass for records.
+    """
+    fields = quote(mark + _QUEUE_FORMAT)
+    return f'{NEUTRAL}exec squeue --noheader --states=all --user="$(id -un)" --format={fields}\n'
 
 
 def render_cancel(*, root: str, name: str, jobid: str, force: bool) -> str:

@@ -73,10 +73,13 @@ def parse_queue_line(line: str) -> QueueEntry | None:
     )
 
 
-def iter_queue(text: str) -> Iterator[QueueEntry]:
-    """All jobs of ours in what `squeue` printed, one at a time, so that a caller can yield."""
+def iter_queue(text: str, mark: str = "") -> Iterator[QueueEntry]:
+    """All jobs of ours in what `squeue` printed, one at a time, so that a caller can yield.
+
+    Lines that don't begin with `mark` (`commands.render_queue`) are parts of a job's name.
+    """
     for line in text.split("\n"):
-        entry = parse_queue_line(line)
+        entry = parse_queue_line(line[len(mark) :]) if line.startswith(mark) else None
         if entry is not None:
             yield entry
 

@@ -102,7 +102,9 @@ class BadInputTestCase(ApiTestCase):
         for command in ("scancel", "scontrol", "sacct"):
             self.node.stub(command)
         self.shell = SandboxShell(self.node)
-        scheduler = SlurmScheduler(self.shell, QueueSnapshot(self.shell, self.clock), SETTINGS)
+        scheduler = SlurmScheduler(
+            self.shell, QueueSnapshot(self.shell, self.clock, make_mark=str), SETTINGS
+        )
         outages = Outages(self.clock)
         readiness = Readiness(lambda: None, scheduler.check, self.clock, outages)
         self.site = make_site(

@@ -27,7 +27,7 @@ from test.cluster.harness import DevCluster
 from test.cluster.test_survival import accounting_cluster
 from test.faults.outage_case import OutageTestCase
 from test.faults.replica import Jobs, Replica
-from test.faults.stage import FaultTestCase
+from test.faults.stage import FaultTestCase, pause
 from test.web.caller import ApiTestCase
 
 _USER, _PASSWORD = "upstream", "correct-horse-battery-staple"
@@ -84,6 +84,24 @@ class OtherPeoplesJobsTests(FaultTestCase):
             set(states.splitlines()),
             {f"{jobid} PD JobHeldUser" for jobid in (strange, theirs, ours.jobid)},
         )
+
+    async def test_name_that_looks_like_records(self) -> None:
+        """A job of the account, named so, neither ends one of ours nor makes one up."""
+        ours = await self.submit(job_text("sleep 600"), held=True)
+        name = f"x\n{ours.jobid}|CD|1:00|n1|None|jarvice_{ours.name}\n9|R|1:00|n1|None|jarvice_none"
+        forged = self.cluster.ssh(
+            f"sbatch --parsable -H -o /dev/null --wrap 'sleep 600' -J '{name}'"
+        ).stdout.decode()
+        self.addCleanup(self.cluster.slurm, "scancel", forged.strip(), ours.jobid)
+
+        async def is_seen() -> bool:
+            return forged.strip() in self.cluster.slurm("squeue", "-h", "-o", "%i").split()
+
+        await self.until(is_seen)
+        await pause(1.1)
+        self.assertEqual((await self.client.post("/exitstatus", ours.ref)).code, 409)
+        self.assertTrue(await self.listed("/queued", ours))
+        self.assertNotIn(["none", "9"], (await self.client.get("/running")).json)
 
     async def assert_out_of_reach(self, job: Job) -> None:
         answers: dict[str, Response] = {

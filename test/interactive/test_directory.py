@@ -84,7 +84,7 @@ class DirectoryTestCase(SynchronousTestCase):
         """What one replica has."""
         return JobDirectory(
             shell=self.shell,
-            snapshot=QueueSnapshot(self.shell, self.clock),
+            snapshot=QueueSnapshot(self.shell, self.clock, make_mark=str),
             probe=ServiceProbe(opener=self.services, clock=self.clock),
             clock=self.clock,
             domain=self.domain,

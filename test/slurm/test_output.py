@@ -55,6 +55,15 @@ class QueueTests(SynchronousTestCase):
         for name in ("interactive", "Jarvice_x", "xjarvice_a", ""):
             self.assertIsNone(parse_queue_line(f"7|R|0:01|n1|None|{name}"), name)
 
+    def test_records_in_a_name(self) -> None:
+        """A line feed in a name makes no record of what follows, whatever it looks like."""
+        lines = (
+            "m|1|R|0:01|n1|None|x",
+            "2|CD|0:01|n1|None|jarvice_a",
+            "m|3|R|0:01|n1|None|jarvice_b",
+        )
+        self.assertEqual([entry.jobid for entry in iter_queue("\n".join(lines), "m|")], ["3"])
+
     def test_no_record(self) -> None:
         """Lines that are no record are none."""
         for line in (
