@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar
 
 from test.cluster.containers import ContainerTestCase
 
@@ -132,3 +135,106 @@ class UpstreamTextTests(ContainerTestCase):
         result = await self.result(await self.submit(text))
         self.assertIn("written\nJARVICE_CMD_FAILURE\n", result.output)
         self.assertEqual(result.return_code, 1, result)
+
+
+class SiteTests(ContainerTestCase):
+    """What a site puts around its jobs: `.jarvice_custom_env`, `.jarvice_cuda_env`, a proxy.
+
+    Jobs get a home of their own (`sbatch --export`): the account's is every cluster's.
+    """
+
+    settings: ClassVar = {
+        "JARVICE_SLURM_OVERLAY_SIZE": "0",
+        "JARVICE_SINGULARITY_VERBOSE": "true",
+    }
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        """Make the home."""
+        await super().setUp()
+        folder = tempfile.TemporaryDirectory(prefix="home-", dir=self.cluster.scratch)
+        self.addCleanup(folder.cleanup)
+        self.home = Path(folder.name)
+        self.home.chmod(0o777)
+
+    def put(self, folder: Path, kind: str, text: str) -> None:
+        """Put a site's file there for this test."""
+        path = folder / f".jarvice_{kind}_env"
+        path.write_text(text)
+        path.chmod(0o644)
+        self.addCleanup(path.unlink)
+
+    def site_job(self, command: str, **fields: Any) -> dict[str, object]:
+        """A job with the home of this test."""
+        devices = ["exclusive=False", f"sbatch_export=ALL,HOME={self.home}"]
+        return self.job(command, devices=devices, **fields)
+
+    async def test_custom_environment(self) -> None:
+        """That of the scratch folder, else that of the home, before anything else is done."""
+        tool = self.layout.bin.resolve()
+        text = 'echo "site: $(command -v apptainer singularity)"; export PATH={}:$PATH SITE={}\n'
+        self.put(self.home, "custom", text.format(tool, "home"))
+        # What is in the PATH of the login node is not in that of the job: the site puts it there.
+        job = self.site_job("echo site $SITE")
+        job["devices"] = [
+            "exclusive=False",
+            f"sbatch_export=HOME={self.home},PATH=/usr/bin:/bin,APPTAINER_NOHTTPS=1,"
+            f"SLURM_CONF={self.cluster.state}/etc/slurm.conf",
+        ]
+        result = await self.run_job(job)
+        self.assertEqual(result.return_code, 0, result)
+        self.assertTrue(result.output.startswith("site: \njarvice n1: job "), result)
+        self.assertIn("\nsite home\n", result.output)
+        self.put(self.cluster.scratch, "custom", text.format(tool, "scratch"))
+        result = await self.run_job(job)
+        self.assertTrue(result.output.startswith("site: \njarvice n1: job "), result)
+        self.assertIn("\nsite scratch\n", result.output)
+        self.assertNotIn("site home", result.output)
+
+    async def test_cuda_environment(self) -> None:
+        """Before a job with GPUs, which is started with --nv, and before no other."""
+        self.put(self.home, "cuda", "export SITE=cuda; echo cuda sourced\n")
+        result = await self.run_job(self.site_job("echo site $SITE, $SLURM_GPUS_ON_NODE", gpus=1))
+        self.assertEqual(result.return_code, 0, result)
+        self.assertIn("\nsite cuda, 1\n", result.output)
+        self.assertLess(result.output.index("cuda sourced"), result.output.index("container up"))
+        # There is no driver here: Apptainer looks for its parts, says so, and goes on.
+        self.assertIn("nvidia-persistenced/socket not found", result.output)
+        result = await self.run_job(self.site_job("echo site ${SITE:-plain}"))
+        self.assertIn("\nsite plain\n", result.output)
+        for word in ("cuda sourced", "nvidia"):
+            self.assertNotIn(word, result.output)
+
+    async def test_environments_of_upstreams_text(self) -> None:
+        """Upstream's own text finds its home and its GPUs, too."""
+        self.put(self.home, "custom", "echo custom sourced\n")
+        self.put(self.home, "cuda", "echo cuda sourced\n")
+        text = self.hpc_script(f"echo ran{VERDICT}", overlay=0)
+        text = text.replace("JOBOBJ_GPUS=0", "JOBOBJ_GPUS=1")
+        text = text.replace('"exclusive=False"', f'"sbatch_export=ALL,HOME={self.home}"')
+        result = await self.result(await self.submit(text))
+        self.assertEqual(result.return_code, 0, result)
+        found = [result.output.index(word) for word in ("custom sou", "cuda sou", "ran\n", "SUCC")]
+        self.assertEqual(found, sorted(found), result)
+
+    async def test_registry_proxy(self) -> None:
+        """A registry on the node itself stands for others, and needs no TLS (PROTOCOL §2)."""
+        port = self.registry.rpartition(":")[2]
+        settings = {
+            "JARVICE_REGISTRY_PROXY_PORT": port,
+            "JARVICE_REGISTRY_PROXY_REPOS": "registry.invalid",
+        }
+        _, self.client = await self.start_daemon(**self.settings, **settings)
+        await self.until(self.is_ready)
+        self.put(self.home, "custom", "unset APPTAINER_NOHTTPS SINGULARITY_NOHTTPS\n")
+        job = self.site_job("echo ran") | {
+            "image": "registry.invalid/apps/app:latest",
+            "docker_secret": {**self.docker_secret(), "server": f"localhost:{port}"},
+        }
+        result = await self.run_job(job)
+        self.assertEqual(result.return_code, 0, result)
+        self.assertIn(f"image docker://localhost:{port}/apps/app:latest", result.output)
+        self.assertIn("\nran\n", result.output)
+        # Of no other registry is that taken for granted.
+        plain = await self.run_job(self.site_job("echo ran"))
+        self.assertEqual(plain.return_code, 1, plain)
+        self.assertNotIn("\nran\n", plain.output)
