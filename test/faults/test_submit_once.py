@@ -233,11 +233,14 @@ class FrozenControllerTests(SubmitOnceTestCase):
         await self.client.post("/terminate", job.ref)
 
     async def test_controller_killed_while_it_submits(self) -> None:
-        """slurmctld dies by SIGKILL in the middle and comes back: one job."""
+        """slurmctld dies by SIGKILL in the middle and comes back: one job.
+
+        It is held, for what runs may be ended by a slurmctld that has not saved its start.
+        """
         begun = self.wrap("sbatch", f'{NOTED}exec "$real" "$@"')
         name, number = self.new_job()
         text = self.once_text(name)
-        asking = self.ask(text, name, number)
+        asking = self.ask(text, name, number, held=True)
         await self.until_exists(begun)
         self.addCleanup(self.cluster.start, "slurmctld")
         os.kill(self.pid("slurmctld"), signal.SIGKILL)
@@ -245,13 +248,14 @@ class FrozenControllerTests(SubmitOnceTestCase):
         first = await asking
         self.assertIn(first.code, (200, 503, 504), first.body[:200])
         self.unwrap("sbatch")
-        job = await self.until_submitted(text, name, number)
+        job = await self.until_submitted(text, name, number, held=True)
         if first.code == 200:
             self.assertEqual(first.json[0], job.jobid)
         if self.is_lost_by_slurm(job):
             self.assertEqual(await self.end_of(job), [-9, "00:00:00", []])
             self.assertEqual(self.runs(name), [])
         else:
+            self.assertEqual((await self.client.post("/release", job.ref)).json, True)
             await self.assert_ran_once(job)
 
     def is_lost_by_slurm(self, job: Job) -> bool:
