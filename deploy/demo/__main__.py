@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,7 +15,13 @@ from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.task import deferLater, react
 from twisted.web.client import Agent
 
-from deploy.demo.processes import Daemon, devcluster, free_port, parse_exports
+from deploy.demo.processes import (
+    Daemon,
+    DevClusterFailedError,
+    devcluster,
+    free_port,
+    parse_exports,
+)
 from deploy.demo.screen import Screen
 from deploy.demo.upstream import Upstream, UpstreamError, hpc_script, interactive_script
 
@@ -57,32 +63,44 @@ class Demo:
         self._daemon: Daemon | None = None
         self._registry = self._user = self._password = ""
         self._shell = ""
+        self._is_up = False
 
     async def run(self) -> bool:
-        """Tell the story; True when all of it worked."""
-        screen = self._screen
+        """Tell the story, and clean up behind it; True when all of it worked."""
         try:
-            screen.title("A private Slurm cluster: login node, controller, two compute nodes")
-            devcluster("up", "--state", self._state, "--apptainer", "--registry")
-            self._deadline = time.monotonic() + PATIENCE
-            for line in devcluster("status", "--state", self._state).splitlines():
-                screen.plain(line)
-            url = await self._start_daemon()
-            upstream = Upstream(url, Agent(self._reactor))
-            await self._wait_until_ready(upstream)
-            worked = (
-                await self._run_job(upstream)
-                and await self._run_container(upstream)
-                and await self._start_shell(upstream)
-            )
-            if worked and sys.stdout.isatty():
-                await self._leave_up(url)
-            return worked
-        except (UpstreamError, subprocess.CalledProcessError, TimeoutError) as error:
-            screen.bad(str(error))
-            return False
-        finally:
+            worked = await self._tell()
+        except (UpstreamError, DevClusterFailedError, TimeoutError) as error:
+            self._screen.bad(str(error))
+            worked = False
+        except Exception as error:  # whatever it is, it ends the story and has to be told
+            self._screen.bad(f"{type(error).__name__}: {error}")
+            worked = False
+        try:
             await self._clean_up()
+        except DevClusterFailedError as error:
+            self._screen.bad(str(error))
+            worked = False
+        return worked
+
+    async def _tell(self) -> bool:
+        screen = self._screen
+        screen.title("A private Slurm cluster: login node, controller, two compute nodes")
+        devcluster("up", "--state", self._state, "--apptainer", "--registry")
+        self._is_up = True
+        self._deadline = time.monotonic() + PATIENCE
+        for line in devcluster("status", "--state", self._state).splitlines():
+            screen.plain(line)
+        url = await self._start_daemon()
+        upstream = Upstream(url, Agent(self._reactor))
+        await self._wait_until_ready(upstream)
+        worked = (
+            await self._run_job(upstream)
+            and await self._run_container(upstream)
+            and await self._start_shell(upstream)
+        )
+        if worked and sys.stdout.isatty():
+            await self._leave_up(url)
+        return worked
 
     async def _start_daemon(self) -> str:
         screen = self._screen
@@ -244,8 +262,10 @@ class Demo:
         if self._daemon is not None:
             await self._daemon.stop()
             self._screen.step("the daemon has answered what was asked and ended")
-        devcluster("down", "--state", self._state)
-        self._screen.step("the cluster is gone")
+        if self._is_up:
+            devcluster("down", "--state", self._state)
+            self._screen.step("the cluster is gone")
+        shutil.rmtree(self._state, ignore_errors=True)
 
 
 def main() -> None:

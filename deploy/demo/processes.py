@@ -21,10 +21,19 @@ DEVCLUSTER = Path(__file__).parent.parent / "devcluster" / "devcluster"
 PROJECT = Path(__file__).parent.parent.parent
 
 
-def devcluster(*arguments: str) -> str:
-    """Run the development cluster's command; returns what it printed; raises when it failed."""
-    command = [sys.executable, str(DEVCLUSTER), *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+class DevClusterFailedError(Exception):
+    """A command of the development cluster failed; it has said why."""
+
+
+def devcluster(command: str, *arguments: str) -> str:
+    """Run a command of the development cluster; returns what it printed.
+
+    Raises `DevClusterFailedError` when it failed.
+    """
+    words = [sys.executable, str(DEVCLUSTER), command, *arguments]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise DevClusterFailedError(f"devcluster {command} failed: the reason stands above")
     return done.stdout
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
@@ -13,7 +14,13 @@ from deploy.devcluster import cluster as clusters
 from deploy.devcluster import slurm
 from deploy.devcluster.daemon_environment import daemon_environment, render_exports
 from deploy.devcluster.guard import guard, start_guard
-from deploy.devcluster.layout import MOST_NODES, DevClusterError, Options, default_state
+from deploy.devcluster.layout import (
+    MOST_NODES,
+    Cluster,
+    DevClusterError,
+    Options,
+    default_state,
+)
 
 # What `status` answers a script, as `systemctl status` does: up, a part is down, no cluster.
 _UP, _DEGRADED, _NONE = 0, 1, 4
@@ -23,10 +30,10 @@ def main() -> int:
     """Run one command; the exit status."""
     arguments = _parser().parse_args()
     state = Path(os.path.abspath(arguments.state or default_state()))
-    if os.geteuid() != 0:
-        return _as_root(state)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
+        if os.geteuid() != 0:
+            _become_root(state, arguments)
         status: int = arguments.run(state, arguments)
     except DevClusterError as error:
         print(f"devcluster: {error}", file=sys.stderr)
@@ -41,19 +48,32 @@ def _interrupted(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _as_root(state: Path) -> int:
-    """Go on as root: jobs run as another user, which only root can have them do."""
+def _become_root(state: Path, arguments: argparse.Namespace) -> None:
+    """Go on as root: jobs run as another user, which only root can have them do.
+
+    Comes back only by raising. Then the packages that `up` lacks are named, too.
+    """
     script = str(Path(__file__).with_name("devcluster"))
-    words = ["sudo", "-n", sys.executable, script, *sys.argv[1:], "--state", str(state)]
-    try:
+    if _may_sudo():
+        words = ["sudo", "-n", sys.executable, script, *sys.argv[1:], "--state", str(state)]
         os.execvp("sudo", words)  # noqa: S606 - sudo takes words, not a shell's text
+    if arguments.run is _up:
+        cluster = Cluster(state=state, block=0, options=_options(arguments))
+        subprocess.run([clusters.INSTALL_PACKAGES, *clusters.packages(cluster)], check=False)
+    raise DevClusterError(
+        "this takes root, for jobs run as another user: be root, or let sudo ask no password"
+    )
+
+
+def _may_sudo() -> bool:
+    try:
+        return subprocess.run(["sudo", "-n", "true"], check=False).returncode == 0
     except FileNotFoundError:
-        print("devcluster: this takes root, and sudo is not installed", file=sys.stderr)
-    return 1
+        return False
 
 
-def _up(state: Path, arguments: argparse.Namespace) -> int:
-    options = Options(
+def _options(arguments: argparse.Namespace) -> Options:
+    return Options(
         nodes=arguments.nodes,
         accounting=arguments.accounting,
         login_shell=arguments.login_shell,
@@ -67,7 +87,10 @@ def _up(state: Path, arguments: argparse.Namespace) -> int:
         apptainer=arguments.apptainer,
         registry=arguments.registry,
     )
-    cluster = clusters.up(state, options)
+
+
+def _up(state: Path, arguments: argparse.Namespace) -> int:
+    cluster = clusters.up(state, _options(arguments))
     if arguments.owner is not None:
         start_guard(cluster, arguments.owner)
     return _status(state, arguments)

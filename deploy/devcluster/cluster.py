@@ -30,6 +30,9 @@ from deploy.devcluster.layout import (
 )
 from deploy.devcluster.parts import Part, run, start_all
 
+#: Installs the Debian packages that are missing, or names them.
+INSTALL_PACKAGES = str(Path(__file__).parents[1] / "install-packages")
+
 _NODES_SECONDS = 60.0
 
 
@@ -155,8 +158,7 @@ def _part(cluster: Cluster, name: str) -> Part:
 def _start(cluster: Cluster) -> None:
     cluster.make_folders()
     cluster.save()
-    install = str(Path(__file__).parents[1] / "install-packages")
-    run([install, *packages(cluster)], seconds=900, is_watched=True)
+    run([INSTALL_PACKAGES, *packages(cluster)], seconds=900, is_watched=True)
     login.check_shell(cluster)
     login.ensure_user()
     if cluster.options.apptainer:

@@ -1,0 +1,195 @@
+"""`make demo`, and what installs the packages it needs, as scripts and strangers run them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from unittest import TestCase
+
+PROJECT = Path(__file__).parents[2]
+INSTALL = PROJECT / "deploy" / "install-packages"
+
+#: Puts a user who is not root around a command, though it may read what root may.
+AS_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+
+#: dpkg-query(1) for a machine on which one package is missing; NONE is missing there.
+DPKG_QUERY = """#!/bin/sh
+for package; do :; done
+[ "$package" != "$MISSING" ] && printf 'ii '
+"""
+
+
+class DemoTestCase(TestCase):
+    """Runs programs with a PATH and a temporary folder of their own."""
+
+    def setUp(self) -> None:
+        """Make the folders."""
+        self.folder = Path(tempfile.mkdtemp(prefix="demo-"))
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.bin = self.folder / "bin"
+        self.tmp = self.folder / "tmp"
+        for folder in (self.bin, self.tmp):
+            folder.mkdir()
+        # The test user's jobs run below it.
+        for folder in (self.folder, self.tmp):
+            folder.chmod(0o755)
+        self.put("dpkg-query", DPKG_QUERY)
+
+    def put(self, name: str, text: str) -> None:
+        """Put a program in front of the PATH."""
+        (self.bin / name).write_text(text)
+        (self.bin / name).chmod(0o755)
+
+    def run_program(
+        self, *words: str | Path, missing: str = "NONE", **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program without a terminal; what it prints is one text."""
+        inherited: Mapping[str, str] = {
+            name: value for name, value in os.environ.items() if not name.startswith("JARVICE_")
+        }
+        return subprocess.run(
+            [str(word) for word in words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=PROJECT,
+            env={
+                **inherited,
+                "PATH": f"{self.bin}:{os.environ['PATH']}",
+                "TMPDIR": str(self.tmp),
+                "MISSING": missing,
+                **environ,
+            },
+            timeout=170,
+            check=False,
+        )
+
+    def demo(self, *before: str, **keywords: str) -> subprocess.CompletedProcess[str]:
+        """Run the demo."""
+        return self.run_program(*before, sys.executable, "-m", "deploy.demo", **keywords)
+
+    def assert_nothing_left(self) -> None:
+        """The demo's folder is gone, and so is every process that worked in it."""
+        self.assertEqual(list(self.tmp.iterdir()), [])
+        mark = os.fsencode(self.tmp)
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                found = mark in (process / "cmdline").read_bytes()
+            except OSError:
+                continue
+            self.assertFalse(found, process)
+
+
+class DemoTests(DemoTestCase):
+    """`python -m deploy.demo`, which is what `make demo` runs."""
+
+    def test_all_of_it(self) -> None:
+        """Without a terminal it tells its story, ends by itself, and leaves nothing."""
+        done = self.demo()
+        self.assertEqual(done.returncode, 0, done.stdout)
+        story = [
+            "A private Slurm cluster",
+            "|-- SSH connection to target cluster:",
+            "Init done. Entering main loop.",
+            "✔ GET /ready",
+            "← GET /queued → [['",
+            "← POST /runstatus → [['n1', 'n2'], ",
+            'step 3 of 3: it\'s "working"',
+            "← POST /exitstatus → 0, 00:00:",
+            "✔ the job's own exit status and output came back",
+            "in a container: BusyBox",
+            "✔ pulled and converted once",
+            "Started proxy to n",
+            "✔ its page came through the tunnel",
+            "the cluster is gone",
+        ]
+        rest = done.stdout
+        for words in story:
+            self.assertIn(words, rest, done.stdout)
+            # The daemon's log comes beside the story, and has no place in its order.
+            if words[0] not in "|IS":
+                rest = rest.partition(words)[2]
+        self.assertNotIn("✘", done.stdout)
+        self.assertNotIn("\x1b", done.stdout)
+        self.assertNotIn("Traceback", done.stdout)
+        self.assert_nothing_left()
+
+    def assert_failure_told(self, done: subprocess.CompletedProcess[str], *words: str) -> None:
+        self.assertEqual(done.returncode, 1, done.stdout)
+        for word in (*words, "✘ "):
+            self.assertIn(word, done.stdout)
+        self.assertNotIn("✔", done.stdout)
+        self.assertNotIn("Traceback", done.stdout)
+        self.assert_nothing_left()
+
+    def test_no_cluster(self) -> None:
+        """A cluster that can't be had: here a package can't be installed."""
+        self.put("apt-get", "#!/bin/sh\necho 'E: no network here'; exit 100\n")
+        done = self.demo(missing="slurmctld")
+        self.assert_failure_told(
+            done, "E: no network here", "apt-get", "✘ devcluster up failed: the reason stands above"
+        )
+
+    def test_no_daemon(self) -> None:
+        """A daemon that ends: its own words are shown, and the cluster goes all the same."""
+        done = self.demo(JARVICE_SLURM_OVERLAY_SIZE="much")
+        self.assert_failure_told(
+            done,
+            "│   JARVICE_SLURM_OVERLAY_SIZE is 'much'",
+            "✘ the daemon has ended by itself",
+            "the cluster is gone",
+        )
+
+    def test_not_root(self) -> None:
+        """A stranger without root and without sudo learns what is missing."""
+        done = self.demo(*AS_USER, missing="slurmctld")
+        self.assert_failure_told(
+            done,
+            "    apt-get install --no-install-recommends slurmctld\n",
+            "devcluster: this takes root",
+        )
+
+
+class InstallTests(DemoTestCase):
+    """deploy/install-packages."""
+
+    def install(self, *before: str, **keywords: str) -> subprocess.CompletedProcess[str]:
+        """Ask for three packages."""
+        return self.run_program(*before, INSTALL, "munge", "slurmd", "umoci", **keywords)
+
+    def test_nothing_to_do(self) -> None:
+        """Where all are installed nothing is said, whoever asks."""
+        for before in ((), AS_USER):
+            done = self.install(*before)
+            self.assertEqual((done.returncode, done.stdout), (0, ""))
+
+    def test_without_root(self) -> None:
+        """Without root and without sudo the missing ones are named, and only these."""
+        self.put("sudo", "#!/bin/sh\necho 'sudo: a password is required' >&2; exit 1\n")
+        done = self.install(*AS_USER, missing="slurmd")
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(
+            done.stdout,
+            "Debian packages are missing, and installing them takes root. Please run:\n"
+            "    apt-get install --no-install-recommends slurmd\n",
+        )
+
+    def test_with_sudo(self) -> None:
+        """With a sudo that asks no password the missing ones are installed by it."""
+        self.put("sudo", '#!/bin/sh\n[ "$2" = true ] || echo "$*"\n')
+        done = self.install(*AS_USER, missing="umoci")
+        self.assertEqual((done.returncode, done.stdout), (0, f"-n {INSTALL} umoci\n"))
+
+    def test_apt_fails(self) -> None:
+        """What apt says is shown, and its exit status is kept."""
+        self.put("apt-get", "#!/bin/sh\necho 'E: no network here'; exit 100\n")
+        done = self.install(missing="munge")
+        self.assertEqual(done.returncode, 100, done.stdout)
+        self.assertIn("Installing Debian packages: munge\n", done.stdout)
+        self.assertIn("E: no network here\ninstall-packages: failed: apt-get", done.stdout)
