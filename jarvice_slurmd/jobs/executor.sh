@@ -28,7 +28,7 @@
 # --- Before anything else: not as root, and the site's own environment -------------------------
 
 if [ "$(id -u)" = 0 ]; then
-    echo "jarvice $(hostname): error: jobs do not run as root;" \
+    echo "jarvice ${PROCESS_NODENAME:-$(hostname)}: error: jobs do not run as root;" \
         "the daemon must log in as an ordinary user" >&2
     exit 1
 fi
@@ -214,6 +214,8 @@ make_node_folder() {
 get_images() {
     if [ "$executor_rank" = 0 ]; then
         if [ "$executor_init" = true ]; then
+            [ -n "$JARVICE_INIT_IMAGE" ] ||
+                fail "the platform names no init image (JARVICE_SYSTEM_REGISTRY is not set)"
             pull "$JARVICE_INIT_IMAGE" "${JARVICE_INIT_DOCKER_USERNAME:-}" \
                 "${JARVICE_INIT_DOCKER_PASSWORD:-}" init_image
         fi

@@ -48,6 +48,7 @@ class EndTests(ContainerTestCase):
         self.assertEqual(result.return_code, -15, result)
         self.assertNotIn("\nfarewell\n", result.output)
         self.assertFalse(saved.exists())
+        self.assert_no_shell_text(result.output)
 
     async def test_terminate(self) -> None:
         """Upstream's /terminate is a shutdown."""
@@ -73,6 +74,11 @@ class EndTests(ContainerTestCase):
         await self.client.post(f"/request/{job.path}/shutdown", {})
         result = await self.result(job)
         self.assertEqual(result.return_code, -15, result)
+        self.assert_no_shell_text(result.output)
+
+    def assert_no_shell_text(self, output: str) -> None:
+        """What bash says of a process that is killed is not in the output: it shows our text."""
+        self.assertNotRegex(output, r"line \d+:|executor_|\bjarvice_|\bSLURM_", output)
 
     async def test_during_the_pull(self) -> None:
         """A job that is ended while it waits for its image runs nothing any more."""

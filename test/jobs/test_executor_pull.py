@@ -117,6 +117,14 @@ class PullTests(ExecutorTestCase):
         self.assertEqual(len(self.asked("ARGV -s run")), 1)
         self.assertEqual(len(self.asked("CONVERTED docker://sys/initv2:1")), 1)
 
+    def test_no_init_image(self) -> None:
+        """A platform that names none."""
+        status, output = self.run_job({"init": True}, parameters={"JARVICE_INIT_IMAGE": ""})
+        self.assertEqual(status, 1)
+        self.assertIn("error: the platform names no init image", output)
+        self.assertEqual(self.asked("docker://"), [])
+        self.assert_clean()
+
     def test_images_that_nobody_uses_go(self) -> None:
         images = self.scratch / ".jarvice/images"
         for name in ("old", "young", "not-ours"):
