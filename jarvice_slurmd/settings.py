@@ -114,7 +114,7 @@ class Settings:
             global_scratch_dir=read.folder("JARVICE_JOB_GLOBAL_SCRATCH_DIR"),
             global_registries=read.words("JARVICE_JOB_GLOBAL_REGISTRIES"),
             executor=read.text("JARVICE_SLURM_EXECUTOR") or "singularity",
-            singularity_tmpdir=read.text("JARVICE_SINGULARITY_TMPDIR") or "/tmp",  # noqa: S108
+            singularity_tmpdir=read.folder("JARVICE_SINGULARITY_TMPDIR").rstrip("/") or "/tmp",  # noqa: S108
             singularity_verbose=read.boolean("JARVICE_SINGULARITY_VERBOSE"),
             system_registry=read.text("JARVICE_SYSTEM_REGISTRY"),
             system_repo_base=read.text("JARVICE_SYSTEM_REPO_BASE"),

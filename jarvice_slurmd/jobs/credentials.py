@@ -87,7 +87,7 @@ def find_credentials(image: str, secrets: Sequence[Secret]) -> Credentials | Non
     fitting = [secret for secret in secrets if covers(secret.server, image)]
     if not fitting:
         return None
-    # The job's own docker secret stands first, and max() keeps the first of equals.
+    # max() keeps the first of equals.
     return max(fitting, key=lambda secret: _server_parts(secret.server)[1].count("/")).credentials
 
 

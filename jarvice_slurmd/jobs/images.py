@@ -70,21 +70,24 @@ def select_images(
 
     Raises `InvalidArgumentsError` naming the field when an image can't be named.
     """
-    secrets = (docker_secret, *container_secrets) if docker_secret else tuple(container_secrets)
+    own = (docker_secret,) if docker_secret else ()
+
+    def credentials_for(image: str) -> Credentials | None:
+        # The job's own docker secret first, whatever else would fit better (PROTOCOL §2, Images).
+        return find_credentials(image, own) or find_credentials(image, container_secrets)
+
     app = application_image(policy, repo=repo, nae=nae)
     if app.startswith("/"):
         app_credentials, is_global = None, False
     else:
-        app_credentials = find_credentials(app, secrets)
+        app_credentials = credentials_for(app)
         is_global = any(covers(entry, app) for entry in policy.global_registries)
         app = f"docker://{app}"
     init = init_image(policy, appdefversion)
     return JobImages(
         init=f"docker://{init}" if init else None,
         app=app,
-        init_credentials=(
-            policy.init_credentials or find_credentials(init, secrets) if init else None
-        ),
+        init_credentials=(policy.init_credentials or credentials_for(init) if init else None),
         app_credentials=app_credentials,
         app_is_in_global_registries=is_global,
     )
@@ -108,8 +111,8 @@ def application_image(policy: ImagePolicy, *, repo: str | None, nae: str | None)
     if policy.local_registry:
         if not nae or not _APPLICATION.match(nae):
             raise InvalidArgumentsError(
-                f"JOBOBJ_NAE is {nae!r}; it must name the application, "
-                "whose image comes from the local registry"
+                f"the application (JOBOBJ_NAE, or job.nae) is {nae!r}; its image comes from the "
+                "local registry, by that name"
             )
         parts = (policy.local_registry, policy.local_repo_base or "", f"{nae}:latest")
         return "/".join(part.strip("/") for part in parts if part.strip("/"))

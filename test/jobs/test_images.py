@@ -163,7 +163,10 @@ class CredentialsTests(SynchronousTestCase):
             POLICY,
             repo=REPO,
             docker_secret=secret("https://registry.example.com", "job"),
-            container_secrets=(secret("registry.example.com", "container"),),
+            container_secrets=(
+                secret("registry.example.com", "container"),
+                secret("registry.example.com/team", "container"),
+            ),
         )
         assert images.app_credentials is not None
         self.assertEqual(images.app_credentials.username, "job")
