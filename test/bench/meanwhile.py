@@ -6,15 +6,18 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from math import inf
 from statistics import median
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from attrs import field, frozen
 
 from test.bench.endless import ENDLESS, moving
-from test.bench.figures import Sample, Series, render_failures
+from test.bench.figures import Sample, Series, percentile, render_failures
 from test.bench.transfer import Transfer
-from test.bench.ways import Way
+
+if TYPE_CHECKING:
+    from test.bench.ways import Way
 
 #: What is moved while nothing is.
 NOTHING: Final = "nothing"
@@ -47,7 +50,16 @@ class Meanwhile:
 
     def times(self, question: str, moved: str) -> float:
         """How many times as long its p99 is as with nothing moved."""
-        return self._latency(question, moved, 99) / self._latency(question, NOTHING, 99)
+        return self.latency(question, moved, 99) / self.latency(question, NOTHING, 99)
+
+    def latency(self, question: str, moved: str, percent: float) -> float:
+        """A percentile in milliseconds, of all rounds' latencies together; infinite without any.
+
+        A round holds too few of what is slow for a p99 of its own.
+        """
+        rounds = self.samples[question, moved]
+        latencies = [latency for sample in rounds for latency in sample.latencies]
+        return percentile(latencies, percent) * 1000 if latencies else inf
 
     def render(self) -> list[tuple[str, ...]]:
         """The table, its head first, question by question."""
@@ -60,7 +72,7 @@ class Meanwhile:
                     question,
                     moved,
                     f"{median(rates):.0f}" if rates else "",
-                    *(f"{self._latency(question, moved, percent):.2f}" for percent in (50, 99)),
+                    *(f"{self.latency(question, moved, percent):.2f}" for percent in (50, 99)),
                     f"{self.times(question, moved):.2f} x" if moved != NOTHING else "",
                 )
             )
@@ -73,10 +85,6 @@ class Meanwhile:
             for (question, moved), samples in self.samples.items()
             if (failures := Series(samples).failures)
         ]
-
-    def _latency(self, question: str, moved: str, percent: float) -> float:
-        """In milliseconds, the median of the rounds."""
-        return Series(self.samples[question, moved]).latency(percent)
 
 
 def measure(
