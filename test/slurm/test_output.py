@@ -252,6 +252,7 @@ class RefusalTests(SynchronousTestCase):
             b"sbatch: error: Batch job submission failed: Unable to contact slurm controller",
             b"sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
             b"slurm_load_jobs error: Zero Bytes were transmitted or received",
+            b"sbatch: error: slurm_msg_sendto: msg_type=4003: Unexpected missing socket error",
             b"scontrol: error: Connection refused",
             b"squeue: error: Slurm backup controller in standby mode",
             b"sbatch: error: Munge encode failed: Failed to access munge socket",
