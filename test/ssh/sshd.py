@@ -19,11 +19,14 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from jarvice_slurmd.ssh.options import Destination
+from jarvice_slurmd.ssh.options import Destination, LinkOptions
 
 PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 _SSHD = "/usr/sbin/sshd"
+
+#: For a test that is not about patience: a busy machine takes seconds to log in.
+PATIENT = LinkOptions(connect_timeout=60.0, down_patience=60.0)
 
 
 def private_pem(key: PrivateKey) -> str:

@@ -30,7 +30,7 @@ from jarvice_slurmd.ssh.host_keys import HostKeyPolicy
 from jarvice_slurmd.ssh.keys import load_private_key
 from jarvice_slurmd.ssh.options import LinkOptions
 from jarvice_slurmd.ssh.transport import PacketTransport
-from test.ssh.sshd import Sshd, private_pem
+from test.ssh.sshd import PATIENT, Sshd, private_pem
 from test.ssh.streams import HalfCloseRecorder, Recorder, Source, one
 
 _KEY = ed25519.Ed25519PrivateKey.generate()
@@ -90,7 +90,9 @@ class _TunnelTests(TestCase):
         sshd.start()
         return sshd
 
-    def opener(self, sshd: Sshd, **options: Any) -> SSHTunnelOpener:
+    def opener(
+        self, sshd: Sshd, *, link: LinkOptions = PATIENT, **options: Any
+    ) -> SSHTunnelOpener:
         """A started opener that ends before the server does."""
         opener = SSHTunnelOpener(
             reactor,
@@ -99,7 +101,7 @@ class _TunnelTests(TestCase):
             sshd.destination.user,
             load_private_key(private_pem(_KEY)),
             HostKeyPolicy(),
-            TunnelOptions(**options),
+            TunnelOptions(link=link, **options),
         )
         opener.startService()
         self.addCleanup(opener.stopService)
@@ -268,7 +270,7 @@ class ForwardingTests(_TunnelTests):
     async def test_link_cut(self) -> None:
         """Tunnels end when the link does; the next one finds a new link."""
         sshd = self.start_sshd()
-        opener = self.opener(sshd, link=LinkOptions(down_patience=30))
+        opener = self.opener(sshd)
         port, services = self.listen(Recorder)
         protocol = Recorder()
         await opener.open("127.0.0.1", port, one(protocol))
@@ -390,7 +392,7 @@ class RelayTests(_TunnelTests):
 
     async def test_many(self) -> None:
         """More relays at once than a connection has sessions take further connections."""
-        opener = self.opener(self.start_refusing("socat"), link=LinkOptions(down_patience=30))
+        opener = self.opener(self.start_refusing("socat"))
         port, _ = self.listen()
         protocols = [Recorder() for _ in range(25)]
         opened = [opener.open("127.0.0.1", port, one(p)) for p in protocols]

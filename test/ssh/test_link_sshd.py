@@ -6,6 +6,7 @@ from __future__ import annotations
 from signal import SIGCONT, SIGSTOP
 from typing import Any
 
+from attrs import evolve
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
@@ -18,10 +19,9 @@ from jarvice_slurmd.interfaces import IRemoteShell
 from jarvice_slurmd.ssh.host_keys import HostKeyPolicy, parse_known_hosts
 from jarvice_slurmd.ssh.keys import load_private_key
 from jarvice_slurmd.ssh.link import SSHLink
-from jarvice_slurmd.ssh.options import LinkOptions
 from jarvice_slurmd.ssh.transport import PacketTransport
 from test.contract_shell import RemoteShellContract
-from test.ssh.sshd import PrivateKey, Sshd, private_pem, public_line
+from test.ssh.sshd import PATIENT, PrivateKey, Sshd, private_pem, public_line
 
 _KEY = ed25519.Ed25519PrivateKey.generate()
 
@@ -46,7 +46,7 @@ class _SSHTests(TestCase):
             sshd.destination.user,
             load_private_key(private_pem(key)),
             HostKeyPolicy(known),
-            LinkOptions(**options),
+            evolve(PATIENT, **options),
         )
         link.startService()
         self.addCleanup(link.stopService)
@@ -174,7 +174,7 @@ class FaultTests(_SSHTests):
     async def test_restarted(self) -> None:
         """Commands wait for a server that comes back in time."""
         sshd = self.start_sshd()
-        link = await self.connected_to(sshd, down_patience=30)
+        link = await self.connected_to(sshd)
         sshd.kill_sessions()
         sshd.stop_listening()
         await self.until(lambda: not link.connected)
@@ -198,7 +198,7 @@ class FaultTests(_SSHTests):
     async def test_frozen_server(self) -> None:
         """A peer that says nothing any longer is noticed by keep-alives."""
         sshd = self.start_sshd()
-        link = await self.connected_to(sshd, keepalive_interval=0.2, down_patience=30)
+        link = await self.connected_to(sshd, keepalive_interval=1.0)
         run = link.run("sleep 60", timeout=50)
         await link.run("true")
         sshd.kill_sessions(SIGSTOP)
@@ -266,7 +266,7 @@ class FaultTests(_SSHTests):
         link = await self.connected_to(sshd)
         began, ended = sshd.path / "began", sshd.path / "ended"
         script = f"trap 'touch {ended}; exit' TERM; touch {began}; sleep 60 & wait"
-        run = link.run(script, timeout=1)
+        run = link.run(script, timeout=4)
         await self.until(began.exists)
         sshd.kill_sessions()
         with self.assertRaises(LinkLostError):
