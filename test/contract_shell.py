@@ -111,7 +111,7 @@ class RemoteShellContract(_Base):
         shell = await self.make_shell()
         folder = self.folder()
         script = f"trap 'touch {folder}/ended; exit' TERM; touch {folder}/began; sleep 60 & wait"
-        run = shell.run(script, timeout=1.5)
+        run = shell.run(script, timeout=5)
         with self.assertRaises(CommandTimedOutError):
             await run
         self.assertTrue((folder / "began").exists())
@@ -124,7 +124,7 @@ class RemoteShellContract(_Base):
         run = shell.run(
             f"trap 'touch {folder}/ended; exit' TERM; touch {folder}/began; sleep 60 & wait",
             # An sshd that takes no signals (for root, or before 7.9) leaves it to this bound.
-            timeout=5,
+            timeout=8,
         )
         await self.until(folder / "began")
         run.cancel()

@@ -216,7 +216,7 @@ class PathRouter:
 class GatewayCase(TestCase):
     """A test with a gateway, its router and opener, and as many peers as it asks for."""
 
-    timeout = 5
+    timeout = 60
     limits = FrontLimits()
     rules = Rules()
     clock: Any

@@ -90,9 +90,7 @@ class _TunnelTests(TestCase):
         sshd.start()
         return sshd
 
-    def opener(
-        self, sshd: Sshd, *, link: LinkOptions = PATIENT, **options: Any
-    ) -> SSHTunnelOpener:
+    def opener(self, sshd: Sshd, *, link: LinkOptions = PATIENT, **options: Any) -> SSHTunnelOpener:
         """A started opener that ends before the server does."""
         opener = SSHTunnelOpener(
             reactor,
