@@ -28,13 +28,13 @@ PROBE_SECONDS = 5.0
 #: What a gateway in front of an application answers while that is not up (RFC 9110 §15.6).
 _NOT_YET = frozenset({502, 503, 504})
 
-#: Bytes of an answer that are looked at.
 #: What one answers who wants to know first who asks.
 _WHO_ASKS = frozenset({401, 403})
 
 #: A path that is no application's.
 _NOWHERE = "/jarvice-slurmd/nowhere"
 
+#: Bytes of an answer that are looked at.
 _MAX_HEAD = 16_384
 
 

@@ -61,8 +61,8 @@ class Node:
                 os.kill(pid, signal.SIGTERM)
 
     def kill(self, which: int) -> str | None:
-        """SIGKILL for one of its processes, counted from 0; returns what it ran, None for none."""
-        pids = sorted(self._members())
+        """SIGKILL for one of its processes, the oldest being 0; returns what it ran, or None."""
+        pids = self._members()
         if which >= len(pids):
             return None
         command = b""
@@ -73,7 +73,11 @@ class Node:
 
     def _members(self) -> list[int]:
         lines = subprocess.run(
-            ["ps", "-e", "-o", "pid=,sess="], capture_output=True, text=True, check=True
+            # Process ids start again from the bottom one day.
+            ["ps", "-e", "-o", "pid=,sess=", "--sort=start_time,pid"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.splitlines()
         pairs = (tuple(map(int, line.split())) for line in lines)
         return [pid for pid, session in pairs if session == self._process.pid]
