@@ -24,6 +24,8 @@ NOTED = (
     'for word in "$@"; do case $word in jarvice_*) echo "$word" >>"$begun" ;; esac; done\n'
 )
 
+_HOLD = 'hold() { touch "$begun"; until [ -e "$begun.gate" ]; do sleep 0.1; done; }\n'
+
 _cluster: DevCluster | DevClusterFailedError | None = None
 
 
@@ -59,15 +61,17 @@ class FaultTestCase(ClusterTestCase):
     def wrap(self, command: str, text: str) -> Path:
         """Have a command of the login node be this shell text; `"$real"` is the command itself.
 
-        Returns a file that the text may make (`touch "$begun"`) to tell that it was called.
+        Returns a file that the text may make (`touch "$begun"`) to tell that it was called. `hold`
+        makes it too, and waits for `open_gates`.
         """
         begun = self.cluster.scratch / f"begun-{command}"
-        begun.unlink(missing_ok=True)
-        self.addCleanup(begun.unlink, missing_ok=True)
+        for file in (begun, _gate(begun)):
+            file.unlink(missing_ok=True)
+            self.addCleanup(file.unlink, missing_ok=True)
         real = f"/usr/bin/{command}"
         wrapper = self.cluster.state / "bin" / command
         wrapper.parent.mkdir(exist_ok=True)
-        head = f"#!/bin/sh\nbegun={shlex.quote(str(begun))}\nreal={real}\n"
+        head = f"#!/bin/sh\nbegun={shlex.quote(str(begun))}\nreal={real}\n{_HOLD}"
         # Replaced in one step: somebody may be about to run it.
         made = wrapper.with_suffix(".new")
         made.write_text(f"{head}{text}\n", "utf-8")
@@ -75,6 +79,11 @@ class FaultTestCase(ClusterTestCase):
         made.replace(wrapper)
         self.addCleanup(self.unwrap, command)
         return begun
+
+    def open_gates(self, *begun: Path) -> None:
+        """Let what `hold`s go on."""
+        for file in begun:
+            _gate(file).touch()
 
     def unwrap(self, command: str) -> None:
         """Have a command be itself again."""
@@ -150,6 +159,10 @@ class FaultTestCase(ClusterTestCase):
         end = await self.end_of(job)
         self.assertEqual(end[0], 0, end)
         self.assertEqual(self.runs(job.name), [job.jobid])
+
+
+def _gate(begun: Path) -> Path:
+    return begun.with_name(f"{begun.name}.gate")
 
 
 def cut_link(cluster: DevCluster) -> int:

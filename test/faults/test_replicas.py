@@ -72,11 +72,9 @@ class ReplicaTests(OutageTestCase):
         await self.until_running(running)
         await self.forgotten(ended)
 
-        submitting = self.wrap("sbatch", f'{NOTED}"$real" "$@"; sleep 2')
-        reading = self.wrap(
-            "tail", 'case "$*" in *-c*) touch "$begun"; sleep 2 ;; esac\n"$real" "$@"'
-        )
-        cancelling = self.wrap("scancel", 'touch "$begun"; sleep 2; exec "$real" "$@"')
+        submitting = self.wrap("sbatch", f'{NOTED}"$real" "$@"; hold')
+        reading = self.wrap("tail", 'case "$*" in *-c*) hold ;; esac\n"$real" "$@"')
+        cancelling = self.wrap("scancel", 'hold; exec "$real" "$@"')
         number = next(_numbers)
         name = f"20261123050000-{number}-killed-user_s1"
         asking: list[Deferred[Any]] = [
@@ -89,6 +87,7 @@ class ReplicaTests(OutageTestCase):
         await one.kill()
         for lost in asking:
             await self.assertFailure(lost, Exception)
+        self.open_gates(submitting, reading, cancelling)
         self.unwrap("tail")
         self.unwrap("scancel")
 

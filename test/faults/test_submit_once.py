@@ -17,7 +17,7 @@ from test.faults.stage import NOTED, FaultTestCase, pause
 class SubmitOnceTestCase(FaultTestCase):
     """Submissions whose answer is lost in some way, and their retry."""
 
-    settings: ClassVar = {"JARVICE_SLURM_COMMAND_TIMEOUT": "3"}
+    settings: ClassVar = {"JARVICE_SLURM_COMMAND_TIMEOUT": "8"}
     counter = 0
 
     def new_job(self, word: str = "app") -> tuple[str, int]:
@@ -68,8 +68,8 @@ class KilledSbatchTests(SubmitOnceTestCase):
             1,
         ),
         "says-nothing": ('"$real" "$@" >/dev/null; exit 0', 502, 1),
-        "hangs-before-it-submits": ("exec sleep 30", 504, 2),
-        "hangs-after-it-submitted": ('"$real" "$@" >/dev/null; exec sleep 30', 504, 1),
+        "hangs-before-it-submits": ("exec sleep 300", 504, 2),
+        "hangs-after-it-submitted": ('"$real" "$@" >/dev/null; exec sleep 300', 504, 1),
     }
 
     async def test_every_end(self) -> None:
@@ -103,8 +103,8 @@ class CutLinkTests(SubmitOnceTestCase):
         begun = self.wrap(
             "sbatch",
             f"""{NOTED}case "$*" in
-            *before*) sleep 1.5; exec "$real" "$@" ;;
-            *after*) "$real" "$@"; sleep 1.5 ;;
+            *before*) hold; exec "$real" "$@" ;;
+            *after*) "$real" "$@"; hold ;;
             esac""",
         )
         names = [self.new_job("before"), self.new_job("after")]
@@ -114,6 +114,7 @@ class CutLinkTests(SubmitOnceTestCase):
         for lost in await gatherResults(asking):
             self.assertEqual(lost.code, 503, lost.body[:200])
             self.assertIn("link was lost", lost.json["error"])
+        self.open_gates(begun)
         for name, number in names:
             job = await self.until_submitted(self.once_text(name), name, number)
             await self.assert_ran_once(job)
@@ -121,9 +122,7 @@ class CutLinkTests(SubmitOnceTestCase):
 
     async def test_while_the_text_comes(self) -> None:
         """Half a text is no job; nothing is submitted before all of it is there."""
-        begun = self.wrap(
-            "head", '[ "$2" -lt 500000 ] || { touch "$begun"; sleep 1; }; exec "$real" "$@"'
-        )
+        begun = self.wrap("head", '[ "$2" -lt 500000 ] || hold; exec "$real" "$@"')
         self.wrap("sbatch", f'{NOTED}exec "$real" "$@"')
         name, number = self.new_job()
         text = self.once_text(name, "# " + "x" * 1_000_000)
@@ -131,6 +130,7 @@ class CutLinkTests(SubmitOnceTestCase):
         await self.until_exists(begun)
         self.cut_link()
         self.assertEqual((await asking).code, 503)
+        self.open_gates(begun)
         folder = self.cluster.scratch / ".jarvice" / "submit" / name
         # What was begun is given up: the lock is free, and nothing says that sbatch was called.
         taken = ["flock", "--nonblock", str(folder / "lock"), "true"]
@@ -142,12 +142,13 @@ class CutLinkTests(SubmitOnceTestCase):
 
     async def test_caller_goes_away(self) -> None:
         """A submission is not called off because nobody listens any longer."""
-        begun = self.wrap("sbatch", f'{NOTED}sleep 1; exec "$real" "$@"')
+        begun = self.wrap("sbatch", f'{NOTED}hold; exec "$real" "$@"')
         name, number = self.new_job()
         asking = self.ask(self.once_text(name), name, number)
         await self.until_exists(begun)
         asking.cancel()
         await self.assertFailure(asking, Exception)
+        self.open_gates(begun)
         job = await self.until_submitted(self.once_text(name), name, number)
         await self.assert_ran_once(job)
         self.assertEqual(self.attempts(name), 1)
