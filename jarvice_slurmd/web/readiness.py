@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from jarvice_slurmd.errors import JarviceSlurmdError, NotConnectedError
+from jarvice_slurmd.errors import JarviceSlurmdError, NotConnectedError, SlurmUnavailableError
 from jarvice_slurmd.web.outages import Outages
 
 _log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class Readiness:
     would end with. An outcome stands for `max_age` seconds. Who asks while a check is under way
     waits for at most `patience` seconds, less than Kubernetes gives a probe, and is then told the
     outcome before: a cluster that is slow is not out of order, and a check that hangs ends as any
-    command does.
+    command does. Before there is one, nothing is known, and nothing is ready.
     """
 
     def __init__(
@@ -61,6 +61,8 @@ class Readiness:
             self._start()
         if self._checking:
             await self._wait()
+        if self._checked_at is None:
+            return SlurmUnavailableError("the cluster has not answered the first check yet")
         return self._error
 
     def _start(self) -> None:

@@ -39,7 +39,7 @@ class ControllerOutageTests(ClusterTestCase):
         tail = await self.client.post(f"/request/{running.path}/tail", {"qs": {}})
         self.assertEqual((tail.code, tail.body), (200, b"started\n"))
         self.assertEqual((await self.client.get("/live")).code, 200)
-        self.assertEqual((await self.client.get("/ready")).code, 200)
+        self.assertEqual((await self.client.get("/ready")).code, 503)
         await deferToThread(self.cluster.start, "slurmctld")
 
         async def is_over() -> bool:

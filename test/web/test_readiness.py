@@ -78,17 +78,33 @@ class ReadinessTests(SynchronousTestCase):
         """Who can't wait is told what was true before, and the check goes on."""
         first = self.ask()
         self.assertNoResult(first)
-        self.clock.advance(0.8)
+        self.checks[0].callback(None)
         self.assertIsNone(self.successResultOf(first))
+        self.clock.advance(2)
+        slow = self.ask()
+        self.clock.advance(0.8)
+        self.assertIsNone(self.successResultOf(slow))
         self.clock.advance(10)
         second = self.ask()
-        self.assertEqual(len(self.checks), 1)
-        self.checks[0].errback(SlurmUnavailableError("away"))
+        self.assertEqual(len(self.checks), 2)
+        self.checks[1].errback(SlurmUnavailableError("away"))
         self.assert_error(second, "away")
         self.clock.advance(2)
         third = self.ask()
         self.clock.advance(0.8)
         self.assert_error(third, "away")
+
+    def test_first_check(self) -> None:
+        """Before the first check has ended, on each link, nothing is ready."""
+        for check in range(2):
+            first = self.ask()
+            self.clock.advance(0.8)
+            self.assert_error(first, "the cluster has not answered the first check yet")
+            self.checks[check].callback(None)
+            self.assertIsNone(self.successResultOf(self.ask()))
+            self.reason = "lost"
+            self.assert_error(self.ask(), "lost")
+            self.reason = None
 
     def test_left(self) -> None:
         """A probe that goes away takes nothing from the others."""
