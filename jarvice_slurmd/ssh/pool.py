@@ -213,7 +213,10 @@ class ConnectionPool:
         self.last_error = failure.getErrorMessage()
         self._tell_cause(failure)
         self._retry_later()
-        self._first_attempt_ended(self.last_error)
+        if not self._first_is_over:
+            # Whoever waits for the first attempt tells how it ended.
+            self._was_told = True
+            self._first_attempt_ended(self.last_error)
 
     def _went_wrong(self, failure: Failure) -> None:
         self._log.failure("The SSH link could not take a connection", failure)
