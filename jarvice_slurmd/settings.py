@@ -130,14 +130,10 @@ class Settings:
             jobs_namespace=read.text("JARVICE_JOBS_NAMESPACE"),
             answered_minutes=read.number("JARVICE_SLURM_KEEP_ANSWERED_MINUTES", 60, 1, 10**6),
             unasked_days=read.number("JARVICE_SLURM_KEEP_UNASKED_DAYS", 30, 1, 10**5),
-            pvcls_folders=read.words("JARVICE_SLURM_PVCLS_FOLDERS"),
+            pvcls_folders=read.folders("JARVICE_SLURM_PVCLS_FOLDERS"),
         )
         if settings.local_registry is not None and settings.local_repo_base is None:
             read.problem("JARVICE_LOCAL_REPO_BASE", "is needed when JARVICE_LOCAL_REGISTRY is set")
-        if proxy_port is not None and not settings.registry_proxy_repos:
-            read.problem(
-                "JARVICE_REGISTRY_PROXY_REPOS", "is needed when JARVICE_REGISTRY_PROXY_PORT is set"
-            )
         if read.problems:
             raise SettingsError(read.problems, settings)
         return settings
@@ -201,6 +197,13 @@ class _Reader:
 
     def words(self, name: str) -> tuple[str, ...]:
         return tuple(word for word in re.split(r"[,\s]+", self.text(name)) if word)
+
+    def folders(self, name: str) -> tuple[str, ...]:
+        folders = self.words(name)
+        for folder in folders:
+            if not folder.startswith("/"):
+                self.problem(name, f"holds {folder!r}; it must hold absolute paths on the cluster")
+        return folders
 
     def folder(self, name: str) -> str:
         value = self.text(name)

@@ -188,14 +188,14 @@ class BadTests(SynchronousTestCase):
         """Whole numbers within bounds, which are named."""
         for name in _NUMBERS:
             for value in ("-1", "1.5", "x", "٣", "9" * 12, "9" * 5000, "0x10"):
-                (problem,) = self.problems(**{name: value, "JARVICE_REGISTRY_PROXY_REPOS": "a"})
+                (problem,) = self.problems(**{name: value})
                 self.assertTrue(problem.startswith(name), problem)
                 self.assertLess(len(problem), 300)
 
-    def test_registry_proxy(self) -> None:
-        """A port without the repositories that it is for."""
-        (problem,) = self.problems(JARVICE_REGISTRY_PROXY_PORT="5000")
-        self.assertIn("JARVICE_REGISTRY_PROXY_REPOS", problem)
+    def test_folders_that_may_be_listed(self) -> None:
+        """A folder that is no absolute path would forbid all of them without a word."""
+        (problem,) = self.problems(JARVICE_SLURM_PVCLS_FOLDERS="/a,data")
+        self.assertIn("'data'", problem)
 
     def test_no_secret_in_a_problem(self) -> None:
         """A wrong key, password or server key is not shown."""
