@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
 from jarvice_slurmd import __version__
 from jarvice_slurmd.errors import InvalidArgumentsError, JarviceSlurmdError
@@ -20,7 +19,8 @@ _EMPTY: Final = Answer(content_type="text/plain; charset=utf-8")
 class Api:
     """Turns requests into the scheduler's use cases and their outcomes into answers.
 
-    `job_info` says how interactive jobs are reached, None where there are none.
+    `max_output` is how many bytes an output may have as it is sent; `job_info` says how interactive
+    jobs are reached, None where there are none.
     """
 
     def __init__(
@@ -28,12 +28,14 @@ class Api:
         scheduler: IScheduler,
         *,
         executor: str,
+        max_output: int = 8 * 1024 * 1024,
         readiness: Readiness,
         job_info: IJobInfo | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._job_info = job_info
         self._executor = executor
+        self._max_output = max_output
         self._readiness = readiness
 
     async def live(self, request: ApiRequest) -> Answer:
@@ -81,11 +83,13 @@ class Api:
     async def exitstatus(self, request: ApiRequest) -> Answer:
         """POST /exitstatus."""
         ref = wire.parse_ref(_args(request))
-        return json_answer(wire.render_exit(await self._scheduler.exit_status(ref)))
+        report = await self._scheduler.exit_status(ref)
+        return json_answer(wire.render_exit(report, self._max_output))
 
     async def terminate(self, request: ApiRequest) -> Answer:
         """POST /terminate."""
         args = _args(request)
+        wire.check_nodes(args)
         await self._scheduler.terminate(wire.parse_ref(args), force=wire.parse_force(args))
         return json_answer(True)
 
@@ -100,6 +104,7 @@ class Api:
 
     async def online(self, request: ApiRequest) -> Answer:
         """POST /online: only other schedulers have something to do."""
+        wire.check_online(_args(request))
         return json_answer(True)
 
     async def pvcls(self, request: ApiRequest) -> Answer:
@@ -110,18 +115,14 @@ class Api:
             raise InvalidArgumentsError("qs.path is missing; it must be an absolute path")
         details = wire.parse_query(args, "details", wire.truth, False)
         listing = await self._scheduler.list_folder(path, details=details)
-        return _text(listing)
+        return _text(listing.decode("utf-8", "replace"))
 
     async def request(self, request: ApiRequest) -> Answer:
         """POST /request/<name>/<number>/<jobid>/<method>; an unknown method is no error."""
-        segments = [
-            unquote_to_bytes(segment).decode("utf-8", "replace")
-            for segment in request.path.split(b"/")[2:]
-        ]
-        method = segments[3] if len(segments) > 3 else ""
+        *job, method = wire.parse_job_path(request.path.split(b"/")[2:])
         if method not in ("shutdown", "abort", "info", "tail", "screenshot"):
             return _EMPTY
-        ref = wire.parse_ref(dict(zip(("name", "number", "jobid"), segments, strict=False)))
+        ref = wire.parse_ref(dict(zip(("name", "number", "jobid"), job, strict=True)))
         if method == "tail":
             return await self._tail(request, ref)
         if method == "info":
@@ -137,7 +138,8 @@ class Api:
     async def _tail(self, request: ApiRequest, ref: JobRef) -> Answer:
         args = _args(request) if request.body() else {}
         lines = wire.parse_query(args, "lines", wire.line_count, 100)
-        return _text(await self._scheduler.tail(ref, lines))
+        output = await self._scheduler.tail(ref, lines)
+        return _text(wire.render_output(output, self._max_output))
 
 
 def _args(request: ApiRequest) -> wire.Args:
@@ -145,6 +147,5 @@ def _args(request: ApiRequest) -> wire.Args:
     return wire.parse_args(content_type, request.body())
 
 
-def _text(body: bytes) -> Answer:
-    text = body.decode("utf-8", "replace")
+def _text(text: str) -> Answer:
     return Answer(content_type="text/plain; charset=utf-8", body=text.encode("utf-8"))

@@ -135,7 +135,7 @@ class _RequestResource(Resource):
         if path == b"pvcls" and not any(below):
             return self._pvcls
         # The name is `path`; the number, the job id and the method follow.
-        return self._change if below[2:3] in ([b"shutdown"], [b"abort"]) else self._question
+        return self._change if below[2:] in ([b"shutdown"], [b"abort"]) else self._question
 
     def render(self, request: ApiRequest) -> int:
         """No job and no method at all."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote_to_bytes
 
 from jarvice_slurmd.errors import InvalidArgumentsError
 from jarvice_slurmd.jobs.model import (
@@ -86,6 +86,32 @@ def parse_ref(args: Args) -> JobRef:
     return JobRef(name=_name(args), number=_number(args, "number", least=0), jobid=jobid)
 
 
+def parse_job_path(segments: Sequence[bytes]) -> tuple[str, str, str, str]:
+    """Name, number, job id and method, of a path below /request; empty what is not there.
+
+    What has more behind it is no method that we know. What is not UTF-8 is in no name of a job.
+    """
+    words = [unquote_to_bytes(segment).decode("utf-8", "surrogateescape") for segment in segments]
+    name, number, jobid, *method = [*words, "", "", ""][: max(3, len(words))]
+    return name, number, jobid, "/".join(method).rstrip("/")
+
+
+def check_online(args: Args) -> None:
+    """Raise where the arguments of /online can't be right; nobody reads them."""
+    for key in ("host", "status", "comment"):
+        value = args.get(key)
+        if value is not None and not isinstance(value, str | bool | int):
+            raise InvalidArgumentsError(f"{key} is {_kind(value)}; it must be a string")
+    _required(args, "host")
+
+
+def check_nodes(args: Args) -> None:
+    """Raise where the argument nodes of /terminate can't be right; Slurm knows the job's nodes."""
+    value = args.get("nodes")
+    if isinstance(value, dict | bool | float):
+        raise InvalidArgumentsError(f"nodes is {_kind(value)}; it must be a number or a list")
+
+
 def parse_force(args: Args) -> bool:
     """The argument force of /terminate."""
     return _boolean(args, "force")
@@ -148,14 +174,27 @@ def render_run_status(ref: JobRef, status: RunStatus | None) -> list[object]:
     return [list(status.nodes), render_elapsed(status.elapsed), path, None]
 
 
-def render_exit(report: ExitReport | None) -> list[object]:
-    """The answer of /exitstatus."""
+def render_exit(report: ExitReport | None, max_bytes: int) -> list[object]:
+    """The answer of /exitstatus; of an output that JSON makes too long the beginning goes."""
     if report is None:
         return [-9, "00:00:00", []]
     return_code = -9 if report.state.return_code is None else report.state.return_code
     verdict = f"<< termination state: {report.state.name} -- see STDOUT for job errors >>"
-    output = report.output.decode("utf-8", "replace")
+    output = render_output(report.output, max_bytes, json.dumps)
     return [return_code, render_elapsed(report.elapsed), [output, verdict]]
+
+
+def render_output(output: bytes, max_bytes: int, render: Callable[[str], str] = str) -> str:
+    """The end of a job's output as text, undecodable bytes replaced.
+
+    What is rendered of it has at most `max_bytes` bytes: a byte that is no UTF-8 becomes three, and
+    in JSON six.
+    """
+    text = output.decode("utf-8", "replace")
+    while (size := len(render(text).encode("utf-8"))) > max_bytes:
+        # By so much, and a little more: its end may be less even than its beginning.
+        text = text[len(text) - int(len(text) * max_bytes / size * 0.98) :]
+    return text
 
 
 def render_info(info: JobInfo | None) -> dict[str, object]:

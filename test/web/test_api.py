@@ -81,6 +81,8 @@ class ProbeTests(ApiTestCase):
         """/nodes and /online have nothing to do here."""
         self.assertIs(self.get("/nodes").json(), True)
         self.assertIs(self.post("/online", {"host": "n1", "status": True}).json(), True)
+        for wrong in ({}, {"host": ["n1"]}, {"host": "n1", "comment": {}}):
+            self.assert_error(self.post("/online", wrong), 400)
         self.assertEqual(self.scheduler.calls, [])
 
 
@@ -217,9 +219,17 @@ class RequestTests(ApiTestCase):
             *(self.path, f"{self.path}/", "/request/x/7", "/request/x", "/request/", "/request"),
             "/request/x/notanumber/--/ping",
             "/request/%ff/7/1/ping",
+            *(f"{self.path}/{method}/extra" for method in ("shutdown", "abort", "tail")),
         ):
             response = self.post(path, {})
             self.assertEqual((response.status, response.body), (200, b""), path)
+        self.assertEqual(self.scheduler.calls, [])
+
+    def test_no_utf8(self) -> None:
+        """What no job can be named is refused, not changed into something that one could."""
+        for method in ("shutdown", "abort", "tail", "info", "screenshot"):
+            response = self.post(f"/request/%ff%fe/7/1/{method}", {"qs": {}})
+            self.assertEqual(response.status, 400, method)
         self.assertEqual(self.scheduler.calls, [])
 
     def test_without_body(self) -> None:
