@@ -39,6 +39,10 @@ class SlurmRefusedError(JarviceSlurmdError):
     """Slurm was asked and refused; the text carries Slurm's own words."""
 
 
+class SlurmOutputError(JarviceSlurmdError):
+    """Slurm printed something that this version of the daemon can't read."""
+
+
 class SlurmUnavailableError(JarviceSlurmdError):
     """The login node answered, but Slurm's controller did not."""
 

@@ -14,6 +14,7 @@ from jarvice_slurmd.interactive.probe import Place, ServiceProbe, SlowServiceErr
 from jarvice_slurmd.interactive.routing import JobsDomain
 from jarvice_slurmd.interfaces import IRemoteShell
 from jarvice_slurmd.jobs.parameters import render_ingress_path
+from jarvice_slurmd.slurm.hostlist import parse_hostlist
 from jarvice_slurmd.slurm.interactive import (
     InteractiveRecord,
     parse_node_address,
@@ -21,7 +22,6 @@ from jarvice_slurmd.slurm.interactive import (
     render_node,
     render_settle_prefix,
 )
-from jarvice_slurmd.slurm.output import parse_hostlist
 
 _log = logging.getLogger(__name__)
 

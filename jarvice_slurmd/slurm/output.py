@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from itertools import product
+from collections.abc import Iterator
 from typing import Final
 
 from attrs import frozen
 
 from jarvice_slurmd.errors import (
-    JarviceSlurmdError,
+    SlurmOutputError,
     SlurmRefusedError,
     SlurmUnavailableError,
 )
@@ -19,16 +18,8 @@ from jarvice_slurmd.slurm.states import JobState, parse_state
 #: Every job of ours carries this before its name (PROTOCOL, sbatch).
 NAME_PREFIX: Final = "jarvice_"
 
-#: More nodes than any cluster has: a bracket that expands to more is nonsense, not a host list.
-MAX_HOSTS: Final = 100_000
-
 _JOBID = re.compile(r"[0-9]{1,10}(?:[_+][0-9]{1,10})?\Z", re.ASCII)
-_ELAPSED = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)(?:\.\d+)?\Z", re.ASCII)
-_RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?\Z", re.ASCII)
-
-
-class SlurmOutputError(JarviceSlurmdError):
-    """Slurm printed something that this version of the daemon can't read."""
+_ELAPSED = re.compile(r"(?:(?:(\d{1,9})-)?(\d{1,9}):)?(\d{1,9}):(\d{1,9})(?:\.\d+)?\Z", re.ASCII)
 
 
 @frozen(kw_only=True)
@@ -73,15 +64,14 @@ def parse_queue_line(line: str) -> QueueEntry | None:
     )
 
 
-def iter_queue(text: str, mark: str = "") -> Iterator[QueueEntry]:
-    """All jobs of ours in what `squeue` printed, one at a time, so that a caller can yield.
+def iter_queue(text: str, mark: str = "") -> Iterator[QueueEntry | None]:
+    """The lines that `squeue` printed, one at a time, so that a caller can yield: jobs of ours.
 
-    Lines that don't begin with `mark` (`commands.render_queue`) are parts of a job's name.
+    None for any other line; those that don't begin with `mark` (`commands.render_queue`) are parts
+    of a job's name.
     """
     for line in text.split("\n"):
-        entry = parse_queue_line(line[len(mark) :]) if line.startswith(mark) else None
-        if entry is not None:
-            yield entry
+        yield parse_queue_line(line[len(mark) :]) if line.startswith(mark) else None
 
 
 def parse_elapsed(text: str) -> int:
@@ -101,61 +91,6 @@ def render_elapsed(seconds: int) -> str:
     minutes, second = divmod(max(0, seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours:02d}:{minute:02d}:{second:02d}"
-
-
-def parse_hostlist(text: str) -> tuple[str, ...]:
-    """Slurm's compressed host list, expanded: ``n[1-2],c[01-04,07]`` is six names.
-
-    Leading zeros are kept, and several brackets in one name multiply, as `scontrol show hostnames`
-    does. Raises `SlurmOutputError` for brackets that don't match or hold no range.
-    """
-    hosts: list[str] = []
-    for item in _split_outside_brackets(text.strip()):
-        hosts.extend(_expand_item(item, MAX_HOSTS - len(hosts)))
-    return tuple(hosts)
-
-
-def _split_outside_brackets(text: str) -> Iterator[str]:
-    depth = start = 0
-    for at, char in enumerate(text):
-        if char == "[":
-            depth += 1
-        elif char == "]":
-            depth -= 1
-        elif char == "," and depth == 0:
-            if at > start:
-                yield text[start:at]
-            start = at + 1
-        if depth not in (0, 1):
-            raise SlurmOutputError(f"host list {text!r} has brackets that don't match")
-    if depth:
-        raise SlurmOutputError(f"host list {text!r} has brackets that don't match")
-    if start < len(text):
-        yield text[start:]
-
-
-def _expand_item(item: str, most: int) -> Iterable[str]:
-    parts: list[list[str]] = []
-    size = 1
-    for at, piece in enumerate(re.split(r"\[([^\]]*)\]", item)):
-        choices = [piece] if at % 2 == 0 else _expand_ranges(piece, item, most)
-        size *= len(choices)
-        if size > most:
-            raise SlurmOutputError(f"host list item {item[:200]!r} names over {MAX_HOSTS} hosts")
-        parts.append(choices)
-    return ("".join(chosen) for chosen in product(*parts))
-
-
-def _expand_ranges(ranges: str, item: str, most: int) -> list[str]:
-    numbers: list[str] = []
-    for part in ranges.split(","):
-        match = _RANGE.match(part)
-        first, last = (match[1], match[2] or match[1]) if match else ("1", "0")
-        if int(last) < int(first) or int(last) - int(first) >= most - len(numbers):
-            raise SlurmOutputError(f"host list item {item[:200]!r} holds a wrong range")
-        width = len(first)
-        numbers.extend(f"{number:0{width}d}" for number in range(int(first), int(last) + 1))
-    return numbers
 
 
 @frozen(kw_only=True)
@@ -221,7 +156,7 @@ def parse_doubt(stdout: bytes) -> bool:
         return status == "0"
     if "invalid job id" in said.lower():
         return False
-    raise refusal(said.encode())
+    raise refusal(said.encode(), _number(status) or 1)
 
 
 def _number(text: str) -> int | None:
@@ -288,9 +223,21 @@ def first_words(stderr: bytes, limit: int = 500) -> str:
     return words[:limit] or "(it said nothing)"
 
 
-def refusal(stderr: bytes) -> SlurmRefusedError | SlurmUnavailableError:
-    """What a Slurm command's failure means: it was refused, or slurmctld was not there to ask."""
+#: timeout(1)'s exit status when it has ended a command, a shell's where a command can't be run or
+#: is not there, and those where a signal ended it. sbatch ends with 255 where it is called wrongly.
+CUT_OFF: Final = frozenset({124, 126, 127, *range(129, 255)})
+
+
+def refusal(stderr: bytes, status: int = 1) -> SlurmRefusedError | SlurmUnavailableError:
+    """What a Slurm command's failure means: it was refused, or slurmctld was not there to ask.
+
+    A command that did not run to its end has asked nobody, whatever its words.
+    """
     words = first_words(stderr)
+    if status in CUT_OFF:
+        return SlurmUnavailableError(
+            f"Slurm's command did not run to its end (exit status {status}): {words}"
+        )
     if any(sign in words.lower() for sign in _UNREACHABLE):
         return SlurmUnavailableError(f"Slurm's controller did not answer: {words}")
     return SlurmRefusedError(f"Slurm refused: {words}")

@@ -10,7 +10,6 @@ from twisted.web import http
 
 from jarvice_slurmd import errors
 from jarvice_slurmd.errors import JarviceSlurmdError
-from jarvice_slurmd.slurm.output import SlurmOutputError
 
 #: PROTOCOL §1, "Errors". The first type that an error is an instance of decides.
 STATUS_CODES: Final[tuple[tuple[type[JarviceSlurmdError], int], ...]] = (
@@ -20,7 +19,7 @@ STATUS_CODES: Final[tuple[tuple[type[JarviceSlurmdError], int], ...]] = (
     (errors.NoOutputError, 404),
     (errors.JobStillRunningError, 409),
     (errors.SlurmRefusedError, 502),
-    (SlurmOutputError, 502),
+    (errors.SlurmOutputError, 502),
     (errors.OutputTooLargeError, 502),
     (errors.CommandTimedOutError, 504),
     (errors.SlurmUnavailableError, 503),

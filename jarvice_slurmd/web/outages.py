@@ -16,11 +16,11 @@ from jarvice_slurmd.errors import (
     LoginShellError,
     NotConnectedError,
     OutputTooLargeError,
+    SlurmOutputError,
     SlurmRefusedError,
     SlurmUnavailableError,
     StorageError,
 )
-from jarvice_slurmd.slurm.output import SlurmOutputError
 
 _log = logging.getLogger(__name__)
 
@@ -39,17 +39,26 @@ _LINK: Final = (NotConnectedError, LinkLostError)
 _EVENTS: Final = (SlurmRefusedError, SlurmOutputError, OutputTooLargeError)
 
 
+#: Seconds without another failure until what works again is believed to: where the trouble is one
+#: job's alone, others of the same endpoint are answered in between. Upstream asks every 5 s.
+QUIET_SECONDS: Final = 10.0
+
+
 @define
 class _Outage:
+    """`answered`: when, and to which endpoint, the cluster gave its first answer since."""
+
     since: float
     endpoints: set[str] = field(factory=set)
+    answered: tuple[float, str] | None = None
 
 
 class Outages:
     """What is out of order as the answers of the endpoints tell it.
 
-    An outage is over when an endpoint that failed by it has had an answer from the cluster; what
-    was asked before that and fails later is no new one.
+    An outage is over when an endpoint that failed by it has had an answer from the cluster, and
+    nothing has failed by it for `QUIET_SECONDS` after that. What was asked before the answer and
+    fails later is neither a new outage nor the old one still.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -69,7 +78,10 @@ class Outages:
                 self.answered(endpoint)
             return
         outage = self._outages.get(kind)
-        if outage is None and asked_at < self._over_at.get(kind, asked_at):
+        worked_at = self._over_at.get(kind)
+        if outage is not None:
+            worked_at = None if outage.answered is None else outage.answered[0]
+        if worked_at is not None and asked_at < worked_at:
             _log.info("%s: %d %s", endpoint, code, error)
             return
         if outage is None:
@@ -78,13 +90,18 @@ class Outages:
         else:
             _log.info("%s: %d %s", endpoint, code, error)
         outage.endpoints.add(endpoint)
+        outage.answered = None
 
     def answered(self, endpoint: str) -> None:
         """The cluster has answered an endpoint's question."""
+        now = self._clock.seconds()
         for kind, outage in tuple(self._outages.items()):
-            if endpoint in outage.endpoints:
-                del self._outages[kind]
-                self._over_at[kind] = self._clock.seconds()
-                seconds = self._clock.seconds() - outage.since
-                what = _OUTAGES[kind]
-                _log.warning("%s works again after %.0f s, says %s", what, seconds, endpoint)
+            if outage.answered is None and endpoint in outage.endpoints:
+                outage.answered = now, endpoint
+            if outage.answered is None or now - outage.answered[0] < QUIET_SECONDS:
+                continue
+            del self._outages[kind]
+            answered_at, by = outage.answered
+            self._over_at[kind] = answered_at
+            what, seconds = _OUTAGES[kind], answered_at - outage.since
+            _log.warning("%s works again after %.0f s, says %s", what, seconds, by)

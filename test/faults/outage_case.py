@@ -159,6 +159,13 @@ class OutageTestCase(FaultTestCase):
         self.assertTrue(await self.until_not_ready())
         await mend()
         await self.assert_works_again()
+
+        async def is_told() -> bool:
+            """It is believed once nothing has failed for a while."""
+            await self.ask()
+            return any(over in line for line in self.replica.told(before))
+
+        await self.until(is_told)
         lines = self.replica.told(before)
         self.assertEqual(len([line for line in lines if told in line]), 1, lines)
         self.assertEqual(len([line for line in lines if over in line]), 1, lines)

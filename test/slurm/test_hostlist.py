@@ -6,12 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from jarvice_slurmd.slurm.output import (
-    SlurmOutputError,
-    parse_elapsed,
-    parse_hostlist,
-    render_elapsed,
-)
+from jarvice_slurmd.errors import SlurmOutputError
+from jarvice_slurmd.slurm.hostlist import parse_hostlist
+from jarvice_slurmd.slurm.output import parse_elapsed, render_elapsed
 from test.properties import property_test
 
 

