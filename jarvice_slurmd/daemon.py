@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import cast
 
 from twisted.application import strports
-from twisted.application.internet import StreamServerEndpointService, TimerService
+from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import MultiService, Service
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, DeferredList
@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorCore, IReactorTime, IStreamServe
 from twisted.internet.task import deferLater
 
 from jarvice_slurmd import report
+from jarvice_slurmd.clean_up import CleanUpService
 from jarvice_slurmd.interactive.directory import JobDirectory
 from jarvice_slurmd.interactive.forwarding import Rules
 from jarvice_slurmd.interactive.front import FrontFactory
@@ -42,8 +43,14 @@ from jarvice_slurmd.web.site import ANSWER_SECONDS, make_site
 _announcements = logging.getLogger(ANNOUNCEMENTS)
 _log = logging.getLogger(__name__)
 
-#: Seconds that a stop waits for requests in flight; Kubernetes gives 30 before SIGKILL.
-DRAIN_SECONDS = 20.0
+#: Seconds that a stop waits for requests in flight, and then for commands that nobody waits for any
+#: longer. The first is what an answer may take; Kubernetes gives 30 for all of it before SIGKILL.
+DRAIN_SECONDS = ANSWER_SECONDS + 0.5
+LINK_GRACE_SECONDS = 3.0
+
+#: Connections that may wait to be accepted: a page's many files, or all browsers after an outage.
+#: Twisted's own 50 would have some of them try again a second later (TRAPS, Limits).
+BACKLOG = 1024
 
 #: Seconds that the init report waits for the cluster's requirements to be checked.
 REPORT_SECONDS = 5.0
@@ -64,6 +71,7 @@ def make_links(settings: Settings, reactor: IReactorTime) -> tuple[SSHLink, SSHT
         command_timeout=settings.command_timeout,
         max_sessions=settings.ssh_max_sessions,
         max_connections=settings.ssh_max_connections,
+        stop_grace=LINK_GRACE_SECONDS,
     )
     host, port, user = settings.ssh_host, settings.ssh_port, settings.ssh_user
     return (
@@ -129,6 +137,8 @@ def make_daemon(
         Api(
             scheduler,
             executor=settings.executor,
+            # Room for escapes: words in any language are no reason to cut.
+            max_output=2 * settings.output_bytes,
             readiness=Readiness(link_down, scheduler.check, reactor, outages),
             job_info=directory,
         ),
@@ -168,14 +178,16 @@ def make_daemon(
     for endpoint in jobs_endpoints:
         daemon.listen_for_jobs(endpoint)
 
-    def collect_garbage() -> Deferred[None]:
-        collecting = Deferred.fromCoroutine(scheduler.collect_garbage())
-        return collecting.addErrback(
-            lambda failure: _log.info("Clean-up did not run: %s", failure.getErrorMessage())
-        )
-
-    daemon.add_task(TimerService(GARBAGE_SECONDS, collect_garbage))
+    daemon.add_task(CleanUpService(scheduler, reactor, GARBAGE_SECONDS))
     return daemon
+
+
+def with_backlog(endpoint: str) -> str:
+    """A Twisted endpoint string, with our backlog where it takes one and names none."""
+    kind, _, words = endpoint.partition(":")
+    if kind not in ("tcp", "tcp6", "ssl", "unix") or ":backlog=" in words:
+        return endpoint
+    return f"{endpoint}:backlog={BACKLOG}"
 
 
 class DaemonService(MultiService):
@@ -219,7 +231,9 @@ class DaemonService(MultiService):
 
     def _listen(self, endpoint: str | IStreamServerEndpoint, front: FrontFactory) -> None:
         listener = (
-            strports.service(endpoint, front, reactor=cast(IReactorCore, self._reactor))
+            strports.service(
+                with_backlog(endpoint), front, reactor=cast(IReactorCore, self._reactor)
+            )
             if isinstance(endpoint, str)
             else StreamServerEndpointService(endpoint, front)
         )

@@ -130,5 +130,8 @@ class IScheduler(Interface):
     def check() -> Awaitable[None]:
         """Raise what requests would end with now: Slurm is asked, and our folder written to."""
 
-    def collect_garbage() -> Awaitable[None]:
-        """Remove what answered jobs left behind; raises when the login node can't be asked."""
+    def collect_garbage() -> Awaitable[bool]:
+        """Remove what answered jobs left behind; True when there is more than one call removes.
+
+        Raises when the login node can't be asked.
+        """

@@ -13,6 +13,7 @@ from secrets import token_hex
 from twisted.internet.defer import CancelledError
 from zope.interface import implementer
 
+from jarvice_slurmd.doubt import is_known_all_the_same
 from jarvice_slurmd.errors import (
     InvalidArgumentsError,
     JarviceSlurmdError,
@@ -21,7 +22,6 @@ from jarvice_slurmd.errors import (
     NotListableError,
     SlurmRefusedError,
     SlurmUnavailableError,
-    StorageError,
     UnknownJobError,
 )
 from jarvice_slurmd.interfaces import CommandResult, IRemoteShell, IScheduler
@@ -37,16 +37,17 @@ from jarvice_slurmd.jobs.prepare import JobPreparer
 from jarvice_slurmd.settings import Settings
 from jarvice_slurmd.slurm import commands
 from jarvice_slurmd.slurm.commands import Status
-from jarvice_slurmd.slurm.garbage import render_collect_garbage
+from jarvice_slurmd.slurm.failures import failure
+from jarvice_slurmd.slurm.garbage import MORE, render_collect_garbage
+from jarvice_slurmd.slurm.hostlist import parse_hostlist
 from jarvice_slurmd.slurm.interactive import render_interactive
+from jarvice_slurmd.slurm.listing import render_list_folder
 from jarvice_slurmd.slurm.output import (
+    CUT_OFF,
     QueueEntry,
     first_words,
-    parse_doubt,
-    parse_hostlist,
     parse_post_mortem,
     parse_submitted,
-    refusal,
 )
 from jarvice_slurmd.slurm.states import Phase
 from jarvice_slurmd.slurm.submission import render_forget_submission, render_submit
@@ -60,10 +61,6 @@ EXIT_LINES = 10_000
 
 #: Room for the records and for what a login shell prints, beside a job's output.
 _HEADROOM = 65_536
-
-#: timeout(1)'s exit status when it has ended a command, and those of a shell that a signal ended.
-#: sbatch ends with 255 where its own options are wrong.
-_CUT_OFF = frozenset({124, *range(129, 255)})
 
 #: Seconds that removing what a refused submission left may take; its caller waits for it.
 _FORGET_SECONDS = 5.0
@@ -97,14 +94,14 @@ class SlurmScheduler:
         result = await self._shell.run(call.script, call.stdin)
         if result.status == Status.OTHER_JOB:
             raise InvalidArgumentsError(first_words(result.stderr))
-        if result.status in _CUT_OFF:
+        if result.status in CUT_OFF:
             # sbatch may have submitted the job all the same: asked again, it is looked for first.
             raise SlurmUnavailableError(
                 "sbatch was ended before it said whether the job was submitted; submit it again: "
                 "the job is looked for before another one is made"
             )
         if result.status != 0:
-            error = self._error(result)
+            error = failure(result.status, result.stderr)
             if isinstance(error, SlurmRefusedError):
                 await self._forget_submission(job.name, attempt)
             raise error
@@ -125,9 +122,7 @@ class SlurmScheduler:
         """See `IScheduler.run_status`."""
         entry = await self._find_surely(ref)
         if entry is None:
-            # Nothing in the folders may contradict that it is gone, else Slurm is asked for it.
-            script = commands.render_doubt(root=self._root, name=ref.name, jobid=ref.jobid)
-            if parse_doubt((await self._run(script)).stdout):
+            if await self._is_known_all_the_same(ref):
                 raise SlurmUnavailableError(
                     f"Slurm knows job {ref.jobid}, but its queue does not list it"
                 )
@@ -166,17 +161,18 @@ class SlurmScheduler:
             commands.render_cancel(root=self._root, name=ref.name, jobid=ref.jobid, force=force)
         )
         if result.status != 0 and b"Invalid job id" not in result.stderr:
-            raise self._error(result)
-        _log.info("Cancelled job %s, job id %s%s", ref.name, ref.jobid, " at once" * force)
+            raise failure(result.status, result.stderr)
+        how = "to kill" if force else "to cancel"
+        _log.info("Told Slurm %s job %s, job id %s", how, ref.name, ref.jobid)
 
     async def release(self, ref: JobRef) -> None:
         """See `IScheduler.release`."""
-        await self._find_ours(ref)
+        await self._check_ours(ref)
         await self._run(commands.render_release(jobid=ref.jobid))
 
     async def events(self, ref: JobRef) -> str:
         """See `IScheduler.events`."""
-        await self._find_ours(ref)
+        await self._check_ours(ref)
         result = await self._run(commands.render_events(jobid=ref.jobid))
         return result.stdout.decode("utf-8", "replace")
 
@@ -190,7 +186,7 @@ class SlurmScheduler:
         if result.status == Status.NO_OUTPUT:
             raise NoOutputError(f"job {ref.name} has not written any output")
         if result.status != 0:
-            raise self._error(result)
+            raise failure(result.status, result.stderr)
         return result.stdout
 
     async def list_folder(self, path: str, *, details: bool) -> bytes:
@@ -201,13 +197,13 @@ class SlurmScheduler:
         ):
             raise NotListableError(f"{path} is in none of the folders that may be listed")
         result = await self._shell.run(
-            commands.render_list_folder(path=path, details=details, allowed=allowed),
+            render_list_folder(path=path, details=details, allowed=allowed),
             max_output=self._settings.output_bytes + _HEADROOM,
         )
         if result.status == Status.NOT_LISTABLE:
             raise NotListableError(first_words(result.stderr))
         if result.status != 0:
-            raise self._error(result)
+            raise failure(result.status, result.stderr)
         return result.stdout
 
     async def check(self) -> None:
@@ -215,9 +211,9 @@ class SlurmScheduler:
         await self._snapshot.current()
         await self._run(commands.render_write_check(root=self._root))
 
-    async def collect_garbage(self) -> None:
+    async def collect_garbage(self) -> bool:
         """See `IScheduler.collect_garbage`."""
-        await self._run(
+        result = await self._run(
             render_collect_garbage(
                 root=self._root,
                 answered_minutes=self._settings.answered_minutes,
@@ -225,6 +221,7 @@ class SlurmScheduler:
                 slurm_seconds=max(1, int(self._settings.command_timeout / 2)),
             )
         )
+        return MORE.encode("ascii") in result.stdout.split()
 
     async def _find(self, ref: JobRef) -> QueueEntry | None:
         entry = (await self._snapshot.current()).entries.get(ref.jobid)
@@ -238,25 +235,21 @@ class SlurmScheduler:
             entry = (await self._snapshot.after(view)).entries.get(ref.jobid)
         return entry if entry is not None and entry.name == ref.name else None
 
-    async def _find_ours(self, ref: JobRef) -> QueueEntry:
-        entry = await self._find_surely(ref)
-        if entry is None:
+    async def _is_known_all_the_same(self, ref: JobRef) -> bool:
+        return await is_known_all_the_same(
+            self._shell, root=self._root, name=ref.name, jobid=ref.jobid
+        )
+
+    async def _check_ours(self, ref: JobRef) -> None:
+        """Raise `UnknownJobError` where Slurm has no job of ours of that id and name."""
+        if await self._find_surely(ref) is None and not await self._is_known_all_the_same(ref):
             raise UnknownJobError(f"Slurm knows no job {ref.jobid} named {ref.name}")
-        return entry
 
     async def _run(self, script: str, *, max_output: int | None = None) -> CommandResult:
         result = await self._shell.run(script, max_output=max_output)
         if result.status != 0:
-            raise self._error(result)
+            raise failure(result.status, result.stderr)
         return result
-
-    def _error(self, result: CommandResult) -> JarviceSlurmdError:
-        words = first_words(result.stderr)
-        if result.status in (Status.NO_FOLDER, Status.LOCKED):
-            return StorageError(f"the cluster's storage does not work: {words}")
-        if result.status == Status.NO_ANSWER:
-            return SlurmUnavailableError(f"Slurm's controller did not answer: {words}")
-        return refusal(result.stderr)
 
     async def _forget_submission(self, name: str, attempt: str) -> None:
         script = render_forget_submission(root=self._root, name=name, attempt=attempt)

@@ -150,7 +150,7 @@ class QueueSnapshot:
         mark = self._make_mark()
         result = await self._shell.run(render_queue(mark), max_output=MAX_QUEUE_BYTES)
         if result.status != 0:
-            raise refusal(result.stderr)
+            raise refusal(result.stderr, result.status)
         drain = _Drain()
         await self._cooperator.cooperate(_parse(result.stdout, mark, drain)).whenDone()
         for jobid in self._missed.keys() & drain.entries.keys():
@@ -182,7 +182,9 @@ class QueueSnapshot:
 
 
 def _parse(stdout: bytes, mark: str, drain: _Drain) -> Iterator[None]:
+    # Lines of other jobs count too: an account may have many that are none of ours.
     for count, entry in enumerate(iter_queue(stdout.decode("utf-8", "replace"), mark), 1):
-        drain.add(entry)
+        if entry is not None:
+            drain.add(entry)
         if count % LINES_A_TURN == 0:
             yield None

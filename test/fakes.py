@@ -220,9 +220,10 @@ class FakeScheduler:
         """See `IScheduler.check`."""
         await self._asked("check")
 
-    async def collect_garbage(self) -> None:
+    async def collect_garbage(self) -> bool:
         """See `IScheduler.collect_garbage`."""
         await self._asked("collect_garbage")
+        return False
 
     async def _asked(self, *call: object) -> None:
         self.calls.append(call)

@@ -9,13 +9,13 @@ from jarvice_slurmd.errors import (
     JobStillRunningError,
     LinkLostError,
     NotConnectedError,
+    SlurmOutputError,
     SlurmUnavailableError,
     StorageError,
 )
 from jarvice_slurmd.interfaces import CommandResult
 from jarvice_slurmd.jobs.model import ExitReport, JobRef, RunStatus
 from jarvice_slurmd.scheduler import EXIT_LINES
-from jarvice_slurmd.slurm.output import SlurmOutputError
 from jarvice_slurmd.slurm.states import parse_state
 from test.fakes import ScriptedShell
 from test.scheduler_case import SchedulerTestCase

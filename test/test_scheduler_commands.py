@@ -14,6 +14,7 @@ from jarvice_slurmd.errors import (
     NoOutputError,
     NotConnectedError,
     NotListableError,
+    SlurmOutputError,
     SlurmRefusedError,
     SlurmUnavailableError,
     StorageError,
@@ -22,7 +23,6 @@ from jarvice_slurmd.errors import (
 from jarvice_slurmd.interfaces import CommandResult, IScheduler
 from jarvice_slurmd.jobs.model import JobRef, JobSummary, Submission
 from jarvice_slurmd.slurm.commands import Status
-from jarvice_slurmd.slurm.output import SlurmOutputError
 from test.fakes import SETTINGS
 from test.scheduler_case import SchedulerTestCase
 
@@ -98,7 +98,7 @@ class SubmitTests(SchedulerTestCase):
             ),
             (CommandResult(status=Status.NO_ANSWER, stdout=b"", stderr=b""), SlurmUnavailableError),
             (CommandResult(status=Status.NO_FOLDER, stdout=b"", stderr=b""), StorageError),
-            (CommandResult(status=Status.LOCKED, stdout=b"", stderr=b""), StorageError),
+            (CommandResult(status=Status.LOCKED, stdout=b"", stderr=b""), SlurmUnavailableError),
             (CommandResult(status=143, stdout=b"", stderr=b""), JarviceSlurmdError),
             (CommandResult(status=124, stdout=b"", stderr=b""), JarviceSlurmdError),
             (LinkLostError("lost"), LinkLostError),
@@ -156,7 +156,17 @@ class ChangeTests(SchedulerTestCase):
             self.set_queue(line)
             self.error(self.scheduler.release(_REF), UnknownJobError)
             self.error(self.scheduler.events(_REF), UnknownJobError)
-        self.assertEqual(self.shell.asked("scontrol"), [])
+        self.assertEqual(self.shell.asked("exec scontrol"), [])
+
+    def test_missing_from_the_queue(self) -> None:
+        """A job that the queue does not list, and that Slurm knows, is released and shown."""
+        self.shell.answer("scontrol -o show job", b"slurm=0\n")
+        self.shell.answer("exec scontrol", b"JobId=41\n")
+        self.result(self.scheduler.release(_REF))
+        self.assertEqual(self.result(self.scheduler.events(_REF)), "JobId=41\n")
+        self.shell.answer("scontrol -o show job", b"slurm=1 Unable to contact slurm controller\n")
+        self.error(self.scheduler.release(_REF), SlurmUnavailableError)
+        self.error(self.scheduler.events(_REF), SlurmUnavailableError)
 
     def test_ours(self) -> None:
         """scontrol's words come back, undecodable bytes replaced; its no is told."""

@@ -22,7 +22,13 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
-from jarvice_slurmd.daemon import DRAIN_SECONDS, DaemonService, make_daemon
+from jarvice_slurmd.daemon import (
+    BACKLOG,
+    DRAIN_SECONDS,
+    DaemonService,
+    make_daemon,
+    with_backlog,
+)
 from jarvice_slurmd.errors import NotConnectedError
 from jarvice_slurmd.interactive.front import FrontFactory
 from jarvice_slurmd.log import ANNOUNCEMENTS
@@ -268,6 +274,15 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual(self.events[1:], ["link stopped", "stopped"])
         self.requests.ended()
 
+    def test_backlog(self) -> None:
+        """Listeners let many wait, unless an administrator says how many."""
+        self.assertEqual(with_backlog("tcp:80"), f"tcp:80:backlog={BACKLOG}")
+        self.assertEqual(
+            with_backlog("ssl:1:privateKey=/k"), f"ssl:1:privateKey=/k:backlog={BACKLOG}"
+        )
+        for endpoint in ("tcp:80:backlog=5", "systemd:domain=INET:index=0", "haproxy:tcp:80"):
+            self.assertEqual(with_backlog(endpoint), endpoint)
+
     def test_whole(self) -> None:
         """`make_daemon` joins everything; nothing begins before the service is started."""
         settings = evolve(SETTINGS, ssh_pkey=_PEM, ssh_host="127.0.0.7", ssh_port=2222)
@@ -276,4 +291,5 @@ class DaemonTests(SynchronousTestCase):
         daemon.startService()
         self.addCleanup(daemon.stopService)
         self.assertEqual([server[0] for server in self.reactor.tcpServers], [8080, 8081])
+        self.assertEqual([server[2] for server in self.reactor.tcpServers], [BACKLOG] * 2)
         self.assertEqual([client[1] for client in self.reactor.tcpClients], [2222])

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
 
-from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as TooLateError
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from jarvice_slurmd.errors import ForwardingRefusedError, JarviceSlurmdError, TunnelError
+from jarvice_slurmd.doubt import is_known_all_the_same
+from jarvice_slurmd.errors import (
+    ForwardingRefusedError,
+    JarviceSlurmdError,
+    SlurmUnavailableError,
+    TunnelError,
+)
 from jarvice_slurmd.interactive.address import render_help, render_url
 from jarvice_slurmd.interactive.interfaces import (
     IJobDirectory,
@@ -25,14 +29,14 @@ from jarvice_slurmd.interactive.interfaces import (
     Unknown,
     Waiting,
 )
-from jarvice_slurmd.interactive.probe import PROBE_SECONDS, ServiceProbe, SlowServiceError
+from jarvice_slurmd.interactive.known import KnownJob, remember
+from jarvice_slurmd.interactive.probe import ServiceProbe, SlowServiceError
 from jarvice_slurmd.interactive.records import RecordFinder
 from jarvice_slurmd.interactive.routing import JobsDomain
 from jarvice_slurmd.interactive.services import ServiceFinder
 from jarvice_slurmd.interactive.shared import Shared
 from jarvice_slurmd.interfaces import IJobInfo, IRemoteShell
 from jarvice_slurmd.jobs.model import JobInfo, JobRef
-from jarvice_slurmd.slurm.interactive import InteractiveRecord
 from jarvice_slurmd.slurm.output import QueueEntry
 from jarvice_slurmd.slurm.states import Phase
 from jarvice_slurmd.snapshot import QueueSnapshot
@@ -59,34 +63,7 @@ LOOK_SECONDS = 5.0
 LONGEST_PATIENCE = 20.0
 WAIT_SECONDS = 10.0
 
-#: How many jobs, and how many unknown numbers, are remembered.
-MAX_KNOWN = 10_000
-
 NO_INFO = JobInfo(about="", help="", url="")
-
-V = TypeVar("V")
-
-
-@define(kw_only=True, eq=False)
-class _Job:
-    """What this process remembers of an interactive job; times are the clock's.
-
-    `hostlist` is Slurm's, of the nodes on which it runs. `read_at` is when the record was read,
-    `confirmed_at` when Slurm last said that the job runs, `tried_at` when its service was last
-    asked; `patience` is how many seconds it has for its first answer.
-    """
-
-    record: InteractiveRecord
-    read_at: float
-    hostlist: str = ""
-    reaching: Shared[None] = field(init=False)
-    looking: Shared[None] = field(init=False)
-    service: Service | None = None
-    confirmed_at: float | None = None
-    tried_at: float | None = None
-    patience: float = PROBE_SECONDS
-    trouble: str = ""
-    announced: bool = False
 
 
 @implementer(IJobDirectory, IJobInfo)
@@ -108,13 +85,15 @@ class JobDirectory:
         root: str,
         announce: Callable[[str, int], object],
     ) -> None:
+        self._shell = shell
+        self._root = root
         self._snapshot = snapshot
         self._clock = clock
         self._domain = domain
         self._announce = announce
         self._finder = RecordFinder(shell, root, clock)
         self._services = ServiceFinder(shell=shell, probe=probe, domain=domain, root=root)
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, KnownJob] = {}
         self._unknown: dict[int, float] = {}
 
     async def resolve(self, number: int) -> Service | Waiting | Unknown:
@@ -164,7 +143,7 @@ class JobDirectory:
             url=render_url(self._domain, job.record),
         )
 
-    async def _look_up(self, number: int) -> _Job | None:
+    async def _look_up(self, number: int) -> KnownJob | None:
         if self._within(self._unknown.get(number), ASK_AGAIN_SECONDS):
             return None
         record = await self._finder.find(number)
@@ -172,20 +151,20 @@ class JobDirectory:
             self._forget(number)
             return None
         if number not in self._jobs:
-            job = _Job(record=record, read_at=self._clock.seconds())
+            job = KnownJob(record=record, read_at=self._clock.seconds())
             job.reaching = Shared(lambda: self._reach(job))
             job.looking = Shared(lambda: self._look(job))
-            _remember(self._jobs, number, job)
+            remember(self._jobs, number, job)
         return self._jobs[number]
 
     def _forget(self, number: int) -> None:
         self._jobs.pop(number, None)
         self._unknown.pop(number, None)
-        _remember(self._unknown, number, self._clock.seconds())
+        remember(self._unknown, number, self._clock.seconds())
 
     # Whether it runs.
 
-    async def _stand(self, job: _Job) -> Service | Waiting | Unknown:
+    async def _stand(self, job: KnownJob) -> Service | Waiting | Unknown:
         if job.service is not None and self._within(job.confirmed_at, TRUST_SECONDS):
             if not self._within(job.confirmed_at, ASK_AGAIN_SECONDS):
                 # Whoever asks next knows; who asks now need not wait for it.
@@ -213,7 +192,7 @@ class JobDirectory:
         stage = Stage.STARTING if job.record.service is None else Stage.PORT_CLOSED
         return Waiting(stage=stage, detail=job.trouble)
 
-    async def _confirm(self, job: _Job, *, since: float = 0.0) -> QueueEntry | None:
+    async def _confirm(self, job: KnownJob, *, since: float = 0.0) -> QueueEntry | None:
         """What the queue says of the job now; None when Slurm has no such job of ours.
 
         `since` is the earliest that Slurm may have been asked, by the clock.
@@ -229,6 +208,12 @@ class JobDirectory:
             entry = view.entries.get(record.jobid)
         if entry is not None and entry.name != record.name:
             entry = None
+        elif entry is None and await is_known_all_the_same(
+            self._shell, root=self._root, name=record.name, jobid=record.jobid
+        ):
+            raise SlurmUnavailableError(
+                f"Slurm knows job {record.jobid}, but its queue does not list it"
+            )
         if entry is None or entry.state.phase is Phase.ENDED:
             job.service = None
             if self._jobs.get(record.number) is job:
@@ -242,7 +227,7 @@ class JobDirectory:
 
     # Whether it answers.
 
-    async def _reach(self, job: _Job) -> None:
+    async def _reach(self, job: KnownJob) -> None:
         """Find the service's port, and see whether it answers."""
         if job.service is not None or self._within(job.tried_at, ASK_AGAIN_SECONDS):
             return
@@ -266,14 +251,14 @@ class JobDirectory:
             job.announced = True
             self._announce(said.node, said.port)
 
-    async def _read_again(self, job: _Job) -> None:
+    async def _read_again(self, job: KnownJob) -> None:
         """Read the record anew: what the job has left since."""
         record = await self._finder.find(job.record.number)
         job.read_at = self._clock.seconds()
         if record is not None and record.jobid == job.record.jobid:
             job.record = record
 
-    async def _look(self, job: _Job) -> None:
+    async def _look(self, job: KnownJob) -> None:
         """See whether the port of a service that answered once is still open.
 
         A busy application that answers late has not gone.
@@ -289,10 +274,3 @@ class JobDirectory:
 
     def _within(self, at: float | None, seconds: float) -> bool:
         return at is not None and self._clock.seconds() - at < seconds
-
-
-def _remember(known: dict[int, V], number: int, value: V) -> None:
-    """Add what is remembered of a number; the oldest make room."""
-    while len(known) >= MAX_KNOWN:
-        del known[next(iter(known))]
-    known[number] = value

@@ -7,7 +7,6 @@ makes it. Exit statuses of our own stand in `Status`; every other one is the com
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from shlex import quote
 from typing import Final
 
@@ -108,6 +107,7 @@ def render_cancel(*, root: str, name: str, jobid: str, force: bool) -> str:
     return f"""{NEUTRAL}umask 077
 root={root}
 if {_is_noted(name, jobid)}; then
+    {_forget_others(name, jobid)}
     # What is no file could keep us here.
     for record in "$root/jobs/{jobid}/name" "$root/jobs/{jobid}/cancelled"; do
         [ ! -e "$record" ] || [ -f "$record" ] || rm -rf "$record"
@@ -131,6 +131,15 @@ def _is_noted(name: str, jobid: str) -> str:
         {{ [ -f {begun} ] && [ "$(head -n 1 {begun} 2>/dev/null)" = {quote(name)} ]; }}; }}"""
 
 
+def _forget_others(name: str, jobid: str) -> str:
+    """Remove what another job of that id left: Slurm has given it out again (jobs/batch.sh)."""
+    begun = f'"$root/jobs/{_checked_jobid(jobid)}/name"'
+    return (
+        f'[ ! -f {begun} ] || [ "$(head -n 1 {begun})" = {quote(name)} ] ||'
+        f' rm -rf "$root/jobs/{jobid}"'
+    )
+
+
 def render_release(*, jobid: str) -> str:
     """Let a held job go on."""
     return f"{NEUTRAL}exec scontrol release {_checked_jobid(jobid)}\n"
@@ -152,18 +161,36 @@ def render_doubt(*, root: str, name: str, jobid: str) -> str:
     Slurm is asked for that one job, unless the folders say that it has ended or know nothing of it:
     then nothing is printed.
     """
-    return f"{NEUTRAL}{render_folder_check(root)}{_doubt(name, jobid)}exit 0\n"
+    return f"{NEUTRAL}{render_folder_check(root)}{_READ}{_doubt(name, jobid)}exit 0\n"
+
+
+#: Set `said` to the first line of a file, if it is one; what can't be read is no file that is not
+#: there.
+_READ: Final = f"""first_line() {{
+    said=
+    [ -f "$1" ] || return 0
+    said=$(head -c 1000 "$1") || exit {Status.NO_FOLDER}
+    said=${{said%%
+*}}
+}}
+"""
 
 
 def _doubt(name: str, jobid: str) -> str:
     ours = quote(f"JobId={_checked_jobid(jobid)} JobName={NAME_PREFIX}{name} ")
-    return f"""if [ ! -e "$root/jobs/{jobid}/exit" ] && [ ! -e "$root/jobs/{jobid}/answer" ] &&
-    {_is_noted(name, jobid)}; then
+    folder = f'"$root/jobs/{jobid}"'
+    return f"""first_line {folder}/name
+name=$said
+first_line "$root"/submit/{quote(name)}/jobid
+if {{ [ "$name" = {quote(name)} ] || [ "$said" = {jobid} ]; }} &&
+    {{ [ "${{name:-{quote(name)}}}" != {quote(name)} ] ||
+        {{ [ ! -e {folder}/exit ] && [ ! -e {folder}/answer ]; }}; }}; then
     said=$(scontrol -o show job {jobid} 2>&1)
-    case "$? $said" in
+    status=$?
+    case "$status $said" in
     "0 "{ours}*) echo "slurm=0" ;;
     "0 "*) echo "slurm=1 Invalid job id: it is another job's" ;;
-    *) printf 'slurm=1 %s\n' "$said" | head -n 1 ;;
+    *) printf 'slurm=%s\\n' "$status $said" | head -n 1 ;;
     esac
 fi
 """
@@ -176,7 +203,8 @@ def render_post_mortem(
 
     Prints a line `<record>=<content>` for each of `RECORDS`, with `accounting` what `render_doubt`
     prints, and `sacct=<status>` and what sacct said in one line, then `output` and, behind it, at
-    most `lines` lines and `limit` bytes of the output.
+    most `lines` lines and `limit` bytes of the output. What is there and can't be read is
+    `Status.NO_FOLDER`: neither a record nor an output that is not there.
     """
     records = " ".join(RECORDS)
     sacct = (
@@ -191,11 +219,9 @@ def render_post_mortem(
     echo "$root/jobs can't be read" >&2
     exit {Status.NO_FOLDER}
 fi
-for record in {records}; do
-    printf '%s=' "$record"
-    [ ! -f "$root/jobs/{_checked_jobid(jobid)}/$record" ] ||
-        head -n 1 "$root/jobs/{jobid}/$record" | head -c 1000 | tr -d '\\n'
-    echo
+{_READ}for record in {records}; do
+    first_line "$root/jobs/{_checked_jobid(jobid)}/$record"
+    printf '%s=%s\n' "$record" "$said"
 done
 {sacct}echo output
 {_tail(quote(name), lines, limit)}
@@ -204,21 +230,28 @@ exit 0
 
 
 def _tail(quoted_name: str, lines: int, limit: int) -> str:
+    """Print the end of the output, if there is any; `Status.NO_FOLDER` where it can't be read."""
     # Bytes first: reading stays bounded whatever the lines' length.
-    by_lines = f" | tail -n {lines}" if lines else ""
-    return (
-        f'[ ! -f "$root"/{quoted_name}.out ] || tail -c {limit} "$root"/{quoted_name}.out{by_lines}'
-    )
+    end = f'tail -c {limit} "$root"/{quoted_name}.out'
+    if lines:
+        # The status of the first, not of the last.
+        end = f"status=$({{ {{ {end}; echo $? >&3; }} | tail -n {lines} >&4; }} 3>&1) 4>&1"
+        end = f'exec 4>&1\n    {end.removesuffix(" 4>&1")}\n    [ "$status" = 0 ]'
+    return f"""if [ -f "$root"/{quoted_name}.out ]; then
+    {end} || exit {Status.NO_FOLDER}
+fi"""
 
 
 def render_mark_answered(*, root: str, name: str, jobid: str, state: str, elapsed: int) -> str:
     """Note what exitstatus answered, so that asked again the answer is the same (PROTOCOL §4).
 
+    Whoever calls this knows that the id is this job's: another job's records are of no use then.
     The text of a job that ended without having begun is removed: it may hold passwords.
     """
     folder = f'"$root/jobs/{_checked_jobid(jobid)}"'
     return f"""umask 077
-{render_folder_check(root)}mkdir -p {folder} && cd {folder} &&
+{render_folder_check(root)}{_forget_others(name, jobid)}
+mkdir -p {folder} && cd {folder} &&
     {{ [ -e name ] || printf '%s\\n' {quote(name)} >name; }} &&
     {{ [ -e answer ] ||
         {{ printf '%s %s\\n' {quote(state)} {elapsed} >.answer && mv -f .answer answer; }}; }} ||
@@ -234,44 +267,5 @@ def render_tail(*, root: str, name: str, lines: int, limit: int) -> str:
     check = render_folder_check(root)
     output = f'"$root"/{quote(name)}.out'
     return f"""{check}[ -f {output} ] && [ -s {output} ] || exit {Status.NO_OUTPUT}
-[ -r {output} ] || {{
-    echo {output} "can't be read" >&2
-    exit {Status.NO_FOLDER}
-}}
 {_tail(quote(name), lines, limit)}
-"""
-
-
-def render_list_folder(*, path: str, details: bool, allowed: Iterable[str] = ()) -> str:
-    """The folders, then the files, in an absolute folder (PROTOCOL, pvcls).
-
-    The path reaches `cd`, never find, so that it can't be taken for an option or an action. Where
-    any folders are `allowed`, it must be in one of them after every link has been followed.
-    """
-    folders = " ".join(quote(folder) for folder in allowed)
-    check = (
-        f"""here=$(pwd -P; echo x)
-here=${{here%
-x}}/
-found=
-for folder in {folders}; do
-    folder=$(cd -- "$folder" 2>/dev/null && pwd -P) || continue
-    case $here in "${{folder%/}}"/*) found=yes ;; esac
-done
-[ "$found" ] || {{
-    echo "it is a link out of the folders that may be listed" >&2
-    exit {Status.NOT_LISTABLE}
-}}
-"""
-        if folders
-        else ""
-    )
-    shown = quote(path.rstrip("/").replace("\\", "\\\\").replace("%", "%%"))
-    size = "%Ts %s " if details else ""
-    return f"""cd -- {quote(path)} || exit {Status.NOT_LISTABLE}
-{check}[ -r . ] || {{ echo "permission denied" >&2; exit {Status.NOT_LISTABLE}; }}
-prefix={shown}
-find -L . -mindepth 1 -maxdepth 1 -type d -printf '{size}/data'"$prefix"'/%P/\\n'
-find -L . -mindepth 1 -maxdepth 1 -type f -printf '{size}/data'"$prefix"'/%P\\n'
-exit 0
 """

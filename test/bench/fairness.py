@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Final
 
-from jarvice_slurmd.slurm.commands import render_list_folder
+from jarvice_slurmd.slurm.listing import render_list_folder
 from jarvice_slurmd.ssh.shell import encode_script, make_nonce, render_invocation
 from test.bench import load
 from test.bench.figures import Goal, Sample, Section

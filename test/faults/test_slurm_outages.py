@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from itertools import count
 from typing import ClassVar
 
+from test.cluster.daemon import job_text
 from test.faults.outage_case import OutageTestCase
 from test.faults.replica import SLURM
 from test.faults.stage import pause
+
+_numbers = count(8500)
 
 
 class ControllerTests(OutageTestCase):
@@ -43,6 +48,11 @@ class SqueueTests(OutageTestCase):
 
     async def test_misses_a_job(self) -> None:
         """A job that squeue does not list is not gone while Slurm knows it."""
+        held = await self.submit(job_text("echo released"), held=True, number=next(_numbers))
+        # Old enough for the clean-up to look at them.
+        root = self.cluster.scratch / ".jarvice"
+        for path in (root / "submit" / held.name, root / "submit" / held.name / "node.sh"):
+            os.utime(path, (1, 1))
         self.wrap("squeue", "exit 0")
         await pause(1.2)
         for _ in range(3):
@@ -52,8 +62,13 @@ class SqueueTests(OutageTestCase):
             self.assertEqual(answer.code, 409, answer.body)
             answer = await self.client.post("/exitstatus", self.jobs.held.ref)
             self.assertEqual(answer.code, 409, answer.body)
+            answer = await self.client.post("/events", self.jobs.running.ref)
+            self.assertIn(f"JobId={self.jobs.running.jobid} ", answer.json)
         self.assertEqual((await self.client.get("/gc")).code, 200)
+        self.assertTrue((root / "submit" / held.name / "node.sh").exists())
+        self.assertEqual((await self.client.post("/release", held.ref)).code, 200)
         self.unwrap("squeue")
+        self.assertEqual((await self.end_of(held))[2][0], "released\n")
         await self.assert_works_again()
 
     async def test_misses_once(self) -> None:

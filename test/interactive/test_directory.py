@@ -18,8 +18,8 @@ from jarvice_slurmd.errors import (
 )
 from jarvice_slurmd.interactive.directory import (
     LONGEST_PATIENCE,
-    MAX_KNOWN,
     NO_INFO,
+    OUTAGE_SECONDS,
     WAIT_SECONDS,
     JobDirectory,
 )
@@ -30,6 +30,7 @@ from jarvice_slurmd.interactive.interfaces import (
     Unknown,
     Waiting,
 )
+from jarvice_slurmd.interactive.known import MAX_KNOWN
 from jarvice_slurmd.interactive.probe import PROBE_SECONDS, ServiceProbe
 from jarvice_slurmd.interactive.records import PAUSE_SECONDS
 from jarvice_slurmd.interactive.routing import JobsDomain
@@ -69,6 +70,8 @@ class DirectoryTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(1000)
         self.shell = ScriptedShell()
+        self.doubt = b""
+        self.shell.answer("scontrol -o show job", lambda: self.doubt)
         self.shell.answer("squeue", lambda: self.queue.encode())
         self.shell.answer(FIND, lambda: self.records)
         self.shell.answer(SETTLE, b"strip\n")
@@ -123,6 +126,20 @@ class DirectoryTestCase(SynchronousTestCase):
 
 class StageTests(DirectoryTestCase):
     """A job's way, as who opens its address sees it."""
+
+    def test_missing_from_the_queue(self) -> None:
+        """A job that Slurm knows, though its queue lacks it, is not gone."""
+        self.serve()
+        self.assertEqual(self.resolve(), AT_ROOT)
+        self.queue, self.doubt = "", b"slurm=0\n"
+        self.pass_time(10)
+        self.assertEqual(self.resolve(), AT_ROOT)
+        self.pass_time(OUTAGE_SECONDS)
+        asked = Deferred.fromCoroutine(self.directory.resolve(7))
+        self.pass_time(3)
+        self.failureResultOf(asked, SlurmUnavailableError)
+        self.doubt = b"slurm=1 Invalid job id specified\n"
+        self.assertEqual(self.resolve(), Unknown())
 
     def test_interfaces(self) -> None:
         """It is what the front and the API ask for."""

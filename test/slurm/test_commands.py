@@ -18,7 +18,6 @@ from jarvice_slurmd.slurm.commands import (
     render_cancel,
     render_doubt,
     render_events,
-    render_list_folder,
     render_mark_answered,
     render_post_mortem,
     render_queue,
@@ -27,6 +26,7 @@ from jarvice_slurmd.slurm.commands import (
     render_tail,
 )
 from jarvice_slurmd.slurm.garbage import render_collect_garbage
+from jarvice_slurmd.slurm.listing import render_list_folder
 from jarvice_slurmd.slurm.output import PostMortem, parse_doubt, parse_post_mortem
 from jarvice_slurmd.slurm.states import parse_state
 from jarvice_slurmd.slurm.submission import render_forget_submission, render_submit
@@ -174,6 +174,16 @@ class CancelTests(LoginNodeTestCase):
         self.assertEqual(self.node.files(), before)
         self.assertEqual((self.node.root / "jobs/41/name").read_text(), "y\n")
 
+    def test_id_given_again(self) -> None:
+        """What an earlier job of that id left goes, before this one's note is made."""
+        for record in ("answer", "exit", "start"):
+            self.node.write(f"jobs/41/{record}", "1\n")
+        self.node.write("jobs/41/name", "y\n")
+        self.node.write("submit/x/jobid", "41\n")
+        self.assertEqual(self.cancel(), 0)
+        self.assertEqual(self.node.files(), {"jobs/41/name", "jobs/41/cancelled", "submit/x/jobid"})
+        self.assertEqual((self.node.root / "jobs/41/name").read_text(), "x\n")
+
     def test_unknown_job(self) -> None:
         """Of a job that was never submitted nothing is noted: it stays unknown."""
         self.cancel()
@@ -231,11 +241,44 @@ class PostMortemTests(LoginNodeTestCase):
         self.assertEqual(self.look().answer, (parse_state("FAILED"), 9))
         self.assertEqual(self.look().name, "x")
 
-    def test_marking_keeps_the_name(self) -> None:
-        """The job's own name file is not touched."""
-        self.node.write("jobs/41/name", "y\n")
-        self.mark()
-        self.assertEqual((self.node.root / "jobs/41/name").read_text(), "y\n")
+    def test_id_given_again(self) -> None:
+        """What an earlier job of that id left does not answer for this one."""
+        for record, text in {"name": "y\n", "answer": "COMPLETED 5\n", "exit": "x"}.items():
+            self.node.write(f"jobs/41/{record}", text)
+        self.assertEqual(self.mark(), 0)
+        found = self.look()
+        self.assertEqual((found.name, found.answer), ("x", (parse_state("FAILED"), 9)))
+        self.assertIsNone(found.exit)
+
+    def assert_unreadable(self) -> None:
+        """An answer that says so, and not one that there is nothing."""
+        for accounting in (False, True):
+            script = render_post_mortem(
+                root=_ROOT, name="x", jobid="41", lines=5, limit=50, accounting=accounting
+            )
+            self.assertEqual(self.node.run(script).status, Status.NO_FOLDER)
+
+    def test_output_cannot_be_read(self) -> None:
+        """An I/O error while the output is read is no empty output."""
+        self.node.write("jobs/41/name", "x\n")
+        self.node.write("x.out", "all that there is\n")
+        self.node.stub(
+            "tail", 'case $1 in -c) echo part; echo "Input/output error" >&2; exit 1 ;; esac; cat'
+        )
+        self.assert_unreadable()
+        for lines in (0, 5):
+            script = render_tail(root=_ROOT, name="x", lines=lines, limit=50)
+            self.assertEqual(self.node.run(script).status, Status.NO_FOLDER)
+
+    def test_record_cannot_be_read(self) -> None:
+        """Nor is a record that can't be read one that is not there."""
+        self.node.write("submit/x/jobid", "41\n")
+        for record in RECORDS:
+            self.node.write(f"jobs/41/{record}", "x\n")
+        self.node.stub("head", 'echo "Stale file handle" >&2; exit 1')
+        self.assert_unreadable()
+        result = self.node.run(render_doubt(root=_ROOT, name="x", jobid="41"))
+        self.assertEqual(result.status, Status.NO_FOLDER)
 
     def test_hostile_records(self) -> None:
         """Records of many lines, of megabytes, or of NULs break no record."""
@@ -313,6 +356,14 @@ class DoubtTests(LoginNodeTestCase):
             path = self.node.write(f"jobs/41/{record}", "FAILED 1 2 3\n")
             self.assertEqual(self.doubt(), (b"", 0))
             path.unlink()
+
+    def test_id_given_again(self) -> None:
+        """That another job of that id has ended says nothing of this one."""
+        self.node.stub("scontrol", 'echo "JobId=41 JobName=jarvice_x UserId=u(1)"')
+        self.node.write("submit/x/jobid", "41\n")
+        self.node.write("jobs/41/name", "y\n")
+        self.node.write("jobs/41/exit", "FAILED 1 2 3\n")
+        self.assertEqual(self.doubt(), (b"slurm=0\n", 1))
 
     def test_known(self) -> None:
         """Slurm has it after all; a fresh one, and one that has begun."""

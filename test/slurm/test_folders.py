@@ -9,11 +9,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from jarvice_slurmd.slurm.commands import (
     Status,
-    render_list_folder,
     render_root,
     render_tail,
     render_write_check,
 )
+from jarvice_slurmd.slurm.listing import render_list_folder
 from test.properties import names, paths, property_test
 from test.slurm.sandbox import Sandbox
 
@@ -186,10 +186,27 @@ class ListFolderTests(SynchronousTestCase):
     def test_not_listable(self) -> None:
         """What is no folder gives the reason."""
         (self.folder / "file").touch()
-        for name, reason in (("gone", b"gone"), ("file", b"file")):
+        for name, reason in (("gone", b"is not there"), ("file", b"is not a folder")):
             result = self.node.run(render_list_folder(path=f"{self.folder}/{name}", details=False))
             self.assertEqual((result.status, result.stdout), (Status.NOT_LISTABLE, b""))
-            self.assertIn(reason, result.stderr)
+            self.assertEqual(
+                result.stderr.decode().partition(name)[2].partition(",")[0].strip(),
+                reason.decode(),
+            )
+
+    def test_not_read_to_its_end(self) -> None:
+        """A folder whose file system fails is neither empty nor short."""
+        (self.folder / "a").touch()
+        script = render_list_folder(path=str(self.folder), details=False)
+        for text in ('echo "find: .: Stale file handle" >&2; exit 1', "exit 1", "kill -9 $$"):
+            self.node.stub("find", text)
+            self.assertEqual(self.node.run(script).status, Status.NO_FOLDER, text)
+
+    def test_links_that_lead_nowhere(self) -> None:
+        """A link into itself, or to where we may not look, keeps nothing else from being listed."""
+        (self.folder / "a").touch()
+        (self.folder / "circle").symlink_to(self.folder / "circle")
+        self.assertEqual(self.list(self.folder), [f"/data{self.folder}/a"])
 
     def test_no_action_of_find(self) -> None:
         """A path that spells find's actions is a path; nothing is removed or run."""
