@@ -162,6 +162,7 @@ class OutageTestCase(FaultTestCase):
 
         async def is_told() -> bool:
             """It is believed once nothing has failed for a while."""
+            await pause(2)
             await self.ask()
             return any(over in line for line in self.replica.told(before))
 

@@ -16,14 +16,14 @@ from test.faults.replica import FOLDERS, Jobs
 
 
 class SmallScratch:
-    """A scratch folder that is a file system of 2 MB, until this process ends."""
+    """A scratch folder that is a file system of 8 MB, until this process ends."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="scratch-"))
         atexit.register(self.remove)
         self.path.chmod(0o755)
         user = pwd.getpwnam(TEST_USER)
-        self.mount("-t", "tmpfs", "-o", f"size=2m,mode=0700,uid={user.pw_uid}", "small")
+        self.mount("-t", "tmpfs", "-o", f"size=8m,mode=0700,uid={user.pw_uid}", "small")
 
     def mount(self, *words: str) -> None:
         """Mount something there, over what there is."""
