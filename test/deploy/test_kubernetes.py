@@ -125,6 +125,8 @@ class ManifestTests(SynchronousTestCase):
         prefix = "nginx.ingress.kubernetes.io"
         annotations = api["metadata"]["annotations"]
         self.assertGreater(int(annotations[f"{prefix}/proxy-read-timeout"]), ANSWER_SECONDS)
+        mebibytes = int(self.literals()["JARVICE_SLURM_BODY_BYTES"]) // 2**20
+        self.assertEqual(annotations[f"{prefix}/proxy-body-size"], f"{mebibytes}m")
 
     def test_stop(self) -> None:
         """It is given the time that a stop takes at most."""
