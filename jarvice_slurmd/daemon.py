@@ -295,5 +295,5 @@ class DaemonService(MultiService):
             await answered
         except (defer.FirstError, defer.TimeoutError):
             _log.warning("Stopping while requests are still unanswered")
-        await defer.maybeDeferred(self._tunnels.stopService)
-        await defer.maybeDeferred(self._link.stopService)
+        links = (self._tunnels, self._link)
+        await DeferredList([defer.maybeDeferred(link.stopService) for link in links])

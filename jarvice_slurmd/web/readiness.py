@@ -25,7 +25,8 @@ class Readiness:
     would end with. An outcome stands for `max_age` seconds. Who asks while a check is under way
     waits for at most `patience` seconds, less than Kubernetes gives a probe, and is then told the
     outcome before: a cluster that is slow is not out of order, and a check that hangs ends as any
-    command does. Before there is one, nothing is known, and nothing is ready.
+    command does. Where there is none, or none of the last `max_delay` seconds, nothing is known and
+    nothing is ready.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Readiness:
         *,
         max_age: float = 2.0,
         patience: float = 0.8,
+        max_delay: float = 15.0,
     ) -> None:
         self._link_down = link_down
         self._check = check
@@ -44,6 +46,7 @@ class Readiness:
         self._outages = outages
         self._max_age = max_age
         self._patience = patience
+        self._max_delay = max_delay
         self._checked_at: float | None = None
         self._error: JarviceSlurmdError | None = None
         self._checking = False
@@ -63,6 +66,8 @@ class Readiness:
             await self._wait()
         if self._checked_at is None:
             return SlurmUnavailableError("the cluster has not answered the first check yet")
+        if self._error is None and self._clock.seconds() - self._checked_at > self._max_delay:
+            return SlurmUnavailableError("the cluster has not answered the check yet")
         return self._error
 
     def _start(self) -> None:
