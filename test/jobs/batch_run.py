@@ -112,8 +112,8 @@ class BatchRun:
                 os.kill(pid, signal.SIGTERM)
 
     def kill(self, which: int) -> str | None:
-        """SIGKILL for one of its processes, counted from 0; returns what it ran, None for none."""
-        pids = sorted(self._processes())
+        """SIGKILL for one of its processes, the oldest being 0; returns what it ran, or None."""
+        pids = self._processes()
         if which >= len(pids):
             return None
         command = b""
@@ -123,16 +123,19 @@ class BatchRun:
         return command.replace(b"\0", b" ").decode("utf-8", "replace")
 
     def _processes(self) -> list[int]:
-        """Every process of the job: they are one session, whatever their groups."""
+        """Every process of the job, the oldest first: one session, whatever their groups."""
         assert self._process is not None
-        found: list[int] = []
+        # Not by their ids alone: these start again from the bottom one day.
+        found: list[tuple[int, int]] = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 stat = (process / "stat").read_text()
-                # proc(5): the session is the fourth field behind the name, which is in brackets.
-                if int(stat.rpartition(")")[2].split()[3]) == self._process.pid:
-                    found.append(int(process.name))
-        return found
+                # proc(5): the session is the fourth field behind the name, which is in brackets,
+                # the time of its start the twentieth.
+                fields = stat.rpartition(")")[2].split()
+                if int(fields[3]) == self._process.pid:
+                    found.append((int(fields[19]), int(process.name)))
+        return [pid for _, pid in sorted(found)]
 
     def finish(self) -> tuple[int, bytes]:
         """Wait for its end: exit status and output."""

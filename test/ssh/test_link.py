@@ -417,6 +417,15 @@ class DownTests(_LinkTests):
         self.assertEqual(told[0]["why"], "the plug was pulled")
         self.assertIn("back", told[1]["log_format"])
 
+    def test_down_from_the_start(self) -> None:
+        """What the init report told of is told to be over."""
+        with capturedLogs() as logs:
+            self.fails()
+            self.clock.advance(5)
+            self.up()
+        (told,) = [e for e in logs if e["log_level"] >= LogLevel.warn]
+        self.assertIn("back", told["log_format"])
+
     def test_key_revoked(self) -> None:
         """A refused login during an outage is told, once, because somebody must mend it."""
         server = self.up()
