@@ -25,6 +25,7 @@ from jarvice_slurmd.interactive.interfaces import Target
 from jarvice_slurmd.interactive.mending import (
     ORIGIN_WIDE,
     PublicSite,
+    bound_worker_scope,
     is_under,
     mend_cookie,
     mend_location,
@@ -145,6 +146,9 @@ def return_response(
         drop.add(b"transfer-encoding")
     if unchunk or head.status == 204:
         drop |= {b"transfer-encoding", b"trailer"}
+    scope = bound_worker_scope(site)
+    if scope is not None:
+        drop.add(b"service-worker-allowed")
     fields = []
     for name, value in head.headers:
         lower = name.lower()
@@ -153,6 +157,8 @@ def return_response(
         mended = _mend(lower, value, site)
         if mended is not None:
             fields.append((name, mended))
+    if scope is not None:
+        fields.append((b"Service-Worker-Allowed", scope))
     if head.status == 101:
         fields += [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")]
     elif close and head.status >= 200:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from attrs import frozen
 
@@ -15,6 +16,8 @@ _ABSOLUTE: Final = re.compile(rb"(?:(https?):)?//([^/?#\\]*)(.*)", re.IGNORECASE
 _REFRESH: Final = re.compile(
     rb"([0-9. \t]*[;,]?[ \t]*url[ \t]*=[ \t]*)(['\"]?)([^'\"]*)(.*)", re.IGNORECASE | re.DOTALL
 )
+# In a decoded path: dot segments, and what could become one if read once more; a comma makes two.
+_LEADS_OUT: Final = re.compile(rb"/\.{1,2}(?![^/?#])|[\x00-\x1f\x7f\\%,]")
 _DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
 # They speak for the whole origin, which by path is not the job's alone.
 ORIGIN_WIDE: Final = frozenset(
@@ -111,12 +114,26 @@ def mend_cookie(value: bytes, site: PublicSite) -> bytes:
 
 
 def mend_worker_scope(value: bytes, site: PublicSite) -> bytes | None:
-    """Service-Worker-Allowed, kept from covering more than the job; None takes the field away."""
+    """Service-Worker-Allowed, kept from covering more than the job; None takes the field away.
+
+    Browsers read it as a URL: tabs are dropped, a backslash is a slash, `%2e` a dot, and dots are
+    resolved. What any of that could lead out of the job is no scope.
+    """
     if not site.prefix:
         return value
     if site.strip_prefix and value.startswith(b"/") and not is_under(value, site.prefix):
-        return site.prefix + value
-    return value if value.startswith(site.prefix + b"/") and b".." not in value else None
+        value = site.prefix + value
+    inside = value.startswith(site.prefix + b"/")
+    return value if inside and not _LEADS_OUT.search(unquote_to_bytes(value)) else None
+
+
+def bound_worker_scope(site: PublicSite) -> bytes | None:
+    """The Service-Worker-Allowed that a response must have; None where the job's own may pass.
+
+    A script may cover the folder that it is in: that of `/job1` itself is `/`, everyone's.
+    """
+    is_bare = bool(site.prefix) and not site.path.startswith(site.prefix + b"/")
+    return site.prefix + b"/" if is_bare else None
 
 
 def _cookie_path(path: bytes | None, site: PublicSite) -> bytes | None:

@@ -159,7 +159,9 @@ class RequestTests(SynchronousTestCase):
 
 
 class ResponseTests(SynchronousTestCase):
-    site = PublicSite(prefix=b"/job1", strip_prefix=True, authorities=frozenset({b"d.com"}))
+    site = PublicSite(
+        prefix=b"/job1", strip_prefix=True, authorities=frozenset({b"d.com"}), path=b"/job1/a"
+    )
 
     def returned(self, *fields: tuple[bytes, bytes], status: int = 200, **kw: bool) -> Headers:
         head = ResponseHead(status=status, headers=fields)
@@ -297,8 +299,59 @@ class MendingTests(SynchronousTestCase):
     def test_worker_scope(self) -> None:
         strip = PublicSite(prefix=b"/job1", strip_prefix=True)
         keep = PublicSite(prefix=b"/job1")
-        self.assertEqual(mend_worker_scope(b"/", strip), b"/job1/")
-        self.assertEqual(mend_worker_scope(b"/job1/a", keep), b"/job1/a")
-        for value in (b"/", b"/job12", b"/job1/../", b"https://d.com/"):
-            self.assertIsNone(mend_worker_scope(value, keep))
+        for value, stripped, kept in (
+            (b"/", b"/job1/", None),
+            (b"/a/", b"/job1/a/", None),
+            (b"/job1/a", b"/job1/a", b"/job1/a"),
+            (b"/job1/.a/..b/c../%7Eu?v", b"/job1/.a/..b/c../%7Eu?v", b"/job1/.a/..b/c../%7Eu?v"),
+            (b"/job12", b"/job1/job12", None),
+            (b"//d.com/", b"/job1//d.com/", None),
+            (b"/job1", None, None),
+            (b"https://d.com/", None, None),
+            (b"./", None, None),
+            (b"", None, None),
+        ):
+            self.assertEqual(mend_worker_scope(value, strip), stripped, value)
+            self.assertEqual(mend_worker_scope(value, keep), kept, value)
         self.assertEqual(mend_worker_scope(b"/", PublicSite()), b"/")
+
+    def test_no_worker_scope_leads_out(self) -> None:
+        """However a browser may read it: it was `/` in Chromium for most of these."""
+        for way in (
+            b"../",
+            b"..",
+            b"..?",
+            b"..#a",
+            b"a/../../",
+            b"%2e%2e/",
+            b"%2E./",
+            b".%2e/",
+            b".\t./",
+            b".%09./",
+            b"..\\",
+            b"..%5c",
+            b"%2e%2e%2f",
+            b"%252e%252e/",
+            b"%25252e./",
+            b"./",
+            b"a,/",
+            b"a\x0b",
+            b"a\x7f",
+        ):
+            for strip in (True, False):
+                site = PublicSite(prefix=b"/job1", strip_prefix=strip)
+                self.assertIsNone(mend_worker_scope(b"/job1/" + way, site), way)
+                self.assertIsNone(mend_worker_scope(b"/" + way, site), way)
+
+    def test_worker_at_the_bare_prefix(self) -> None:
+        """The folder of `/job1` is `/`: a script there would cover everything."""
+        scope = b"Service-Worker-Allowed"
+        for path, fields, mended in (
+            (b"/job1", (), ((scope, b"/job1/"),)),
+            (b"/job1", ((scope, b"/job1/a"),), ((scope, b"/job1/"),)),
+            (b"/job1/sw.js", (), ()),
+            (b"/job1/sw.js", ((scope, b"/job1/a"),), ((scope, b"/job1/a"),)),
+        ):
+            head = ResponseHead(status=200, headers=fields)
+            site = PublicSite(prefix=b"/job1", path=path)
+            self.assertEqual(return_response(head, site=site).headers, mended)
