@@ -64,8 +64,9 @@ _FORWARDED: Final = frozenset(
 )
 # What CGI-like applications would read as the field with hyphens, past all of the above.
 _UNDERSCORED: Final = _FORWARDED | _OF_ONE_CONNECTION | _NEVER_NOMINATED
-# Alternative services and CGI's HTTP_PROXY (httpoxy) speak of hops that are not theirs.
-_NEVER_BACK: Final = frozenset({b"alt-svc", b"set-cookie2"})
+# Alternative services speak of a hop that is not theirs; Clear-Site-Data clears the cookies of the
+# whole registrable domain, by host too.
+_NEVER_BACK: Final = frozenset({b"alt-svc", b"clear-site-data", b"set-cookie2"})
 
 
 @frozen(kw_only=True)

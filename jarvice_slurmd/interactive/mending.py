@@ -21,7 +21,7 @@ _LEADS_OUT: Final = re.compile(rb"/\.{1,2}(?![^/?#])|[\x00-\x1f\x7f\\%,]")
 _DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
 # They speak for the whole origin, which by path is not the job's alone.
 ORIGIN_WIDE: Final = frozenset(
-    {b"clear-site-data", b"nel", b"report-to", b"strict-transport-security", b"public-key-pins"}
+    {b"nel", b"report-to", b"strict-transport-security", b"public-key-pins"}
 )
 
 
