@@ -155,7 +155,7 @@ def make_daemon(
         server_key = settings.server_key
         return FrontFactory(
             FrontSettings(
-                router=JobRouter(domain=domain if jobs else None, directory=jobs, api=api),
+                router=JobRouter(domain=domain, directory=jobs, api=api),
                 opener=tunnels,
                 clock=reactor,
                 site=site if api else None,

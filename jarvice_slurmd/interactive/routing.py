@@ -112,8 +112,8 @@ def parse_jobs_domain(text: str, namespace: str) -> JobsDomain:
 class JobRouter:
     """Sends jobs' addresses to jobs and the rest to the API.
 
-    With `api` False (the listener of `--jobs`) the rest is 404. Without a domain or a directory
-    there are no jobs' addresses.
+    With `api` False (the listener of `--jobs`) the rest is 404. Without a domain there are no jobs,
+    and without a directory none here: their pages are elsewhere, and still may not call the API.
     """
 
     domain: JobsDomain | None

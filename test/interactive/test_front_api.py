@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from attrs import evolve
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
+from jarvice_slurmd.daemon import make_daemon
 from jarvice_slurmd.interactive.interfaces import IJobDirectory, Service, Stage, Unknown, Waiting
 from jarvice_slurmd.interactive.routing import JobRouter, JobsDomain
 from jarvice_slurmd.web.api import Api
@@ -17,7 +26,7 @@ from jarvice_slurmd.web.outages import Outages
 from jarvice_slurmd.web.readiness import Readiness
 from jarvice_slurmd.web.resource import Requests
 from jarvice_slurmd.web.site import make_site
-from test.fakes import FakeScheduler
+from test.fakes import SETTINGS, FakeScheduler
 from test.interactive.fake_services import BY_HOST, BY_PATH
 from test.interactive.loopback import GatewayCase, reactor
 
@@ -271,6 +280,53 @@ class KeyTests(GatewayCase):
             (b"jarvice-x.d.com", b"/", 401),
         ):
             self.assertEqual(await self.ask(BY_HOST, path, host), status, (host, path))
+
+
+class GuardTests(SynchronousTestCase):
+    """The whole daemon where there are interactive jobs: no page calls its API."""
+
+    def ask(self, port: int, path: bytes, *fields: bytes) -> int:
+        """The status of the answer to a GET at one of the daemon's ports."""
+        (factory,) = [server[1] for server in self.reactor.tcpServers if server[0] == port]
+        channel: Any = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        transport = StringTransport()
+        channel.makeConnection(transport)
+        lines = (b"GET %b HTTP/1.1" % path, b"Host: d.com", *fields, b"", b"")
+        channel.dataReceived(b"\r\n".join(lines))
+        self.reactor.pump([0] * 5)
+        self.addCleanup(channel.connectionLost, Failure(ConnectionDone()))
+        return int(transport.value().split(b" ")[1])
+
+    def start(self, *jobs_endpoints: str, jobs_domain: str | None = "d.com/job$") -> None:
+        """Start a daemon, its API at port 1."""
+        self.reactor = MemoryReactorClock()
+        key = ed25519.Ed25519PrivateKey.generate().private_bytes(
+            Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
+        )
+        settings = evolve(SETTINGS, ssh_pkey=key.decode(), jobs_domain=jobs_domain)
+        daemon = make_daemon(settings, ["tcp:1"], self.reactor, jobs_endpoints)
+        daemon.startService()
+        self.addCleanup(daemon.stopService)
+
+    def test_no_page_calls_the_api(self) -> None:
+        """Wherever jobs answer: their pages may know the API's address all the same."""
+        for jobs_endpoints in ((), ("tcp:2",)):
+            self.start(*jobs_endpoints)
+            self.assertEqual(self.ask(1, b"/live"), 200)
+            for origin in (b"Origin: https://d.com", b"Sec-Fetch-Site: same-origin"):
+                self.assertEqual(self.ask(1, b"/live", origin), 403, (jobs_endpoints, origin))
+
+    def test_listener_of_its_own(self) -> None:
+        """It serves jobs and no API, the other one the API and no jobs."""
+        self.start("tcp:2")
+        self.assertEqual(self.ask(2, b"/live"), 404)
+        self.assertEqual(self.ask(1, b"/job1/"), 404)
+        self.assertEqual(self.ask(1, b"/job1/", b"Origin: https://d.com"), 403)
+
+    def test_no_interactive_jobs(self) -> None:
+        """Without them there is no page to be wary of."""
+        self.start(jobs_domain=None)
+        self.assertEqual(self.ask(1, b"/live", b"Origin: https://d.com"), 200)
 
 
 class MixedTests(GatewayCase):
