@@ -56,7 +56,7 @@ class Settings:
     ssh_max_connections: int = 3
     command_timeout: float = 20.0
     output_bytes: int = 4 * 1024 * 1024
-    body_bytes: int = 64 * 1024 * 1024
+    body_bytes: int = 16 * 1024 * 1024
     log_level: int = 30
     http_proxy: str = field(default="", repr=False)
     https_proxy: str = field(default="", repr=False)
@@ -104,7 +104,7 @@ class Settings:
             ssh_max_connections=read.number("JARVICE_SLURM_SSH_MAX_CONNECTIONS", 3, 1, 10),
             command_timeout=read.number("JARVICE_SLURM_COMMAND_TIMEOUT", 20, 1, 600),
             output_bytes=read.number("JARVICE_SLURM_OUTPUT_BYTES", 4194304, 1, 1 << 30),
-            body_bytes=read.number("JARVICE_SLURM_BODY_BYTES", 67108864, 1024, 1 << 30),
+            body_bytes=read.number("JARVICE_SLURM_BODY_BYTES", 16777216, 1024, 1 << 30),
             log_level=read.number("JARVICE_SLURM_SCHED_LOGLEVEL", 30, 0, 100),
             http_proxy=read.text("JARVICE_SLURM_HTTP_PROXY"),
             https_proxy=read.text("JARVICE_SLURM_HTTPS_PROXY"),

@@ -39,7 +39,7 @@ class ApiRequest(server.Request):
     A body above `STRANGERS_BODY` is not read without `server_key`: 401.
     """
 
-    max_body_bytes: int = 64 * 1024 * 1024
+    max_body_bytes: int = 16 * 1024 * 1024
     server_key: str | None = None
     # Less than the silence after which a connection is closed (Site's 60 s): this has words.
     body_seconds: float = 55.0
