@@ -128,6 +128,7 @@ class FrontChannel(End):
     def drain(self) -> None:
         """End after the response in progress; a relay or an idle connection at once."""
         self._draining = True
+        self.hurry()
         if self._exchange is None and not self.closing:
             self.close()
 

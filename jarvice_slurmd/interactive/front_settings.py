@@ -19,8 +19,10 @@ class FrontLimits:
     `link_wait`: how long a request waits for a lost SSH link. `open_timeout`: for all that comes
     before a job's service is connected. `tunnel_keep`: an unused tunnel's life. `leave_timeout`:
     how long nothing may come for a browser that has half-closed until it counts as gone.
-    `linger`: after the last response, for the browser's own close. `close_timeout`: for a far end
-    to take what is still buffered. Nothing bounds a response, an upload or a WebSocket.
+    `linger`: after the last response, for the browser's own close. `close_timeout`: how often it
+    is looked whether a browser has taken what is still buffered, and how long it may take while
+    the daemon stops; how long a job's service may. Nothing bounds a response, an upload or a
+    WebSocket.
     """
 
     max_head: int = 64 * 1024

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from jarvice_slurmd.interactive.vitality import is_gone, watch_peer
+from jarvice_slurmd.interactive.vitality import is_gone, untaken, watch_peer
 
 #: Seconds after which an end that is not read is looked at: is there still somebody?
 HELD_SECONDS: Final = 15.0
@@ -61,6 +61,8 @@ class End(Protocol):
         self._clock = clock
         self._close_timeout = close_timeout
         self._close_call: IDelayedCall | None = None
+        self._hurried = False
+        self._whole_close = False
         self._holds = 0
         self._held_call: IDelayedCall | None = None
         self._joined = False
@@ -87,7 +89,9 @@ class End(Protocol):
     def readConnectionLost(self) -> None:
         """The far end sends no more: pass that on."""
         self.read_ended = True
-        if self._joined:
+        if self.closing:
+            self._close_if_taken()
+        elif self._joined:
             assert self.peer is not None
             self.peer.end_writing()
             self._close_when_done()
@@ -175,15 +179,23 @@ class End(Protocol):
         self._close_when_done()
 
     def close(self) -> None:
-        """Send what is buffered and close; a far end that does not take it is cut off."""
+        """Send what is buffered and close, as soon as the far end has taken it.
+
+        One that pauses gets as long as it would within a response; one that is gone is cut off,
+        and so is one of which that can't be known (an SSH channel) after `close_timeout`.
+        """
         if self.closing or self.lost:
             return
         self.closing = True
         self.sink = discard
         if not self.write_ended:
             self.transport.unregisterProducer()
-        self._close_call = self._clock.callLater(self._close_timeout, self._give_up)
-        self.transport.loseConnection()
+        self._close_call = self._clock.callLater(self._close_timeout, self._check_close)
+        self._close_if_taken()
+
+    def hurry(self) -> None:
+        """Give the far end no longer than `close_timeout` to take what there is at a close."""
+        self._hurried = True
 
     def abort(self) -> None:
         """Reset the connection."""
@@ -206,9 +218,28 @@ class End(Protocol):
             else:
                 self._held_call = self._clock.callLater(HELD_SECONDS, self._check_held)
 
-    def _give_up(self) -> None:
+    def _close_if_taken(self) -> None:
+        # The kernel gives a socket up that is closed and not read, within minutes: it stays open
+        # while it holds something.
+        taken = not untaken(self.transport)
+        if taken or self._hurried or ISSLTransport.providedBy(self.transport):
+            self._whole_close = True
+            self.transport.loseConnection()
+        elif not self.write_ended:
+            self.write_ended = True
+            self.transport.loseWriteConnection()
+            # What it still says is dropped; its end is what is waited for.
+            self.release(PEER_FULL | BUFFER_FULL)
+
+    def _check_close(self) -> None:
         self._close_call = None
-        self.abort()
+        taken = not untaken(self.transport)
+        if self._hurried or (taken and self._whole_close) or is_gone(self.transport):
+            self.abort()
+            return
+        self._close_call = self._clock.callLater(self._close_timeout, self._check_close)
+        if taken:
+            self._close_if_taken()
 
     def _close_when_done(self) -> None:
         if self.read_ended and self.write_ended:

@@ -6,7 +6,10 @@ that is not read because a job stalls does not even tell of a reset. Both are th
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import sys
+import termios
 from typing import Any, Final
 
 # Linux, tcp(7): the first byte of struct tcp_info is the state, 7 is TCP_CLOSE.
@@ -37,6 +40,22 @@ def is_gone(transport: Any) -> bool:
         return handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
     except OSError:
         return False
+
+
+def untaken(transport: Any) -> int:
+    """How many bytes, given to the kernel, the far end has not taken; 0 where that is not known.
+
+    A far end that does not read takes no more than its own kernel has room for. While there are
+    such bytes the kernel tells of a far end that is gone by itself, sooner or later.
+    """
+    handle = _socket_of(transport)
+    if handle is None:
+        return 0
+    try:
+        answer = fcntl.ioctl(handle.fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def _socket_of(transport: Any) -> socket.socket | None:

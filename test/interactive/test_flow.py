@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -10,10 +11,12 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from jarvice_slurmd.interactive.channel import FrontChannel
 from jarvice_slurmd.interactive.relay import BUFFER_FULL, HELD_SECONDS, End, join
-from jarvice_slurmd.interactive.vitality import is_gone
+from jarvice_slurmd.interactive.vitality import is_gone, untaken
 from test.interactive.loopback import GatewayCase, Peer, eventually, reactor
 
+GET = b"GET /job1/ HTTP/1.1\r\nHost: d\r\n"
 PIECE = b"x" * 65536
 # Kernel buffers of two loopback connections, with room; a gigabyte would be far beyond.
 KERNEL = 40 * 1024 * 1024
@@ -165,6 +168,107 @@ class StallTests(GatewayCase):
         self.assertLess(self.buffered(), 512 * 1024)
 
 
+def _asks_for_room(transport: Any) -> bool:
+    """Whether the kernel asks a far end now and then if it takes more (tcp_info's backoff)."""
+    info = transport.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 5)
+    return bool(info[4])
+
+
+class PausedReaderTests(GatewayCase):
+    """A reader that pauses when the rest of its response is in our hands already."""
+
+    async def paused(self, request: bytes) -> tuple[Peer, Peer, FrontChannel]:
+        """A client that has not read the end of a response which its service has sent whole."""
+        backend = self.job()
+        self.start()
+        client = await self.connect()
+        (channel,) = self.front.channels
+        transport: Any = channel.transport
+        for handle, option in (
+            (client.transport.getHandle(), socket.SO_RCVBUF),
+            (transport.getHandle(), socket.SO_SNDBUF),
+        ):
+            handle.setsockopt(socket.SOL_SOCKET, option, 4096)
+        client.send(request)
+        service = await backend.accept()
+        await service.head()
+        client.transport.pauseProducing()
+        service.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while not (_asks_for_room(transport) and self.buffered(transport)):
+            if not self.buffered(transport):
+                service.send(b"400\r\n" + b"x" * 1024 + b"\r\n")
+            await deferLater(reactor, 0.002)
+        service.send(b"0\r\n\r\n")
+        await eventually(lambda: channel.peer is None)
+        return client, service, channel
+
+    def buffered(self, transport: Any) -> int:
+        """Bytes that the kernel has not been given yet."""
+        return len(transport.dataBuffer) + int(transport._tempDataLen)
+
+    def wait(self, channel: FrontChannel) -> None:
+        """Let more time pass than any of the bounds."""
+        self.clock.advance(self.limits.keep_alive)
+        for _ in range(10):
+            self.clock.advance(self.limits.close_timeout)
+        self.assertFalse(channel.lost)
+
+    async def reads_on(self, client: Peer) -> None:
+        client.transport.resumeProducing()
+        await client.until(b"\r\n0\r\n\r\n")
+        await client.gone()
+        self.assertFalse(client.was_reset)
+        # Where it had half-closed before, nothing but a look tells that it has taken everything.
+        self.clock.advance(self.limits.close_timeout)
+        await eventually(lambda: not self.front.channels)
+
+    async def test_it_gets_the_rest(self) -> None:
+        """However long it pauses, on a connection that goes on and on one that does not."""
+        for fields in (b"", b"Connection: close\r\n"):
+            client, _, channel = await self.paused(GET + fields + b"\r\n")
+            self.wait(channel)
+            await self.reads_on(client)
+
+    async def test_it_gets_the_rest_after_a_half_close(self) -> None:
+        """One that has said that it sends no more may still read."""
+        client, _, channel = await self.paused(GET + b"Connection: close\r\n\r\n")
+        client.end()
+        await eventually(lambda: channel.closing)
+        self.wait(channel)
+        await self.reads_on(client)
+
+    async def test_it_never_closes(self) -> None:
+        """When it has everything it is not waited for any longer."""
+        client, _, channel = await self.paused(GET + b"\r\n")
+        client.stays = True
+        self.wait(channel)
+        client.transport.resumeProducing()
+        await client.rest()
+        await eventually(lambda: not untaken(channel.transport))
+        self.clock.advance(self.limits.close_timeout)
+        await eventually(lambda: not self.front.channels)
+
+    async def test_it_is_gone(self) -> None:
+        """Then nothing is waited for."""
+        client, _, channel = await self.paused(GET + b"\r\n")
+        self.wait(channel)
+        client.reset()
+        await eventually(lambda: channel.lost)
+
+    async def test_it_is_cut_off_when_the_daemon_stops(self) -> None:
+        for wait in (True, False):
+            client, _, channel = await self.paused(GET + b"\r\n")
+            if wait:
+                self.wait(channel)
+            drained = self.front.drain()
+            self.assertFalse(channel.lost)
+            self.clock.advance(self.limits.close_timeout)
+            await drained
+            client.transport.resumeProducing()
+            await client.gone()
+            self.assertTrue(client.was_reset)
+
+
 class _Near(End):
     """An end for itself."""
 
@@ -180,6 +284,10 @@ class _Transport(StringTransport):
     half_closed = False
     aborted = False
     resumed = 0
+    handle: socket.socket | None = None
+
+    def getHandle(self) -> socket.socket | None:
+        return self.handle
 
     def loseWriteConnection(self) -> None:
         self.half_closed = True
@@ -249,11 +357,57 @@ class RelayTests(SynchronousTestCase):
         self.left.connectionLost(Failure(ConnectionLost()))
         self.assertTrue(self.b.aborted)
 
-    def test_close_that_is_not_taken(self) -> None:
+    def test_close_of_what_does_not_tell(self) -> None:
+        """Nobody knows what an SSH channel's far end has taken: it gets a while."""
         self.left.close()
+        self.assertTrue(self.a.disconnecting)
         self.assertFalse(self.a.aborted)
         self.clock.advance(5)
         self.assertTrue(self.a.aborted)
+
+    def untaken(self) -> socket.socket:
+        """Give the left end a socket, and that something to send; its far end."""
+        self.a.handle, far = socket.socketpair()
+        self.addCleanup(self.a.handle.close)
+        self.addCleanup(far.close)
+        self.a.handle.send(b"rest")
+        return far
+
+    def test_close_that_is_not_taken(self) -> None:
+        """A far end that does not read is waited for, one that has read only until it closes."""
+        far = self.untaken()
+        self.left.close()
+        self.assertTrue(self.a.half_closed)
+        for _ in range(100):
+            self.clock.advance(5)
+        self.assertFalse(self.a.disconnecting or self.a.aborted)
+        far.recv(9)
+        self.clock.advance(5)
+        self.assertTrue(self.a.disconnecting)
+        self.assertFalse(self.a.aborted)
+        self.clock.advance(5)
+        self.assertTrue(self.a.aborted)
+
+    def test_far_end_that_closes_when_it_has_read(self) -> None:
+        far = self.untaken()
+        self.left.close()
+        far.recv(9)
+        self.left.readConnectionLost()
+        self.assertTrue(self.a.disconnecting)
+
+    def test_close_that_has_to_hurry(self) -> None:
+        """Before the close or after it: the far end has no more than its while."""
+        for hurried in (True, False):
+            self.setUp()
+            self.untaken()
+            if hurried:
+                self.left.hurry()
+            self.left.close()
+            self.assertEqual(self.a.disconnecting, hurried)
+            self.left.hurry()
+            self.assertFalse(self.a.aborted)
+            self.clock.advance(5)
+            self.assertTrue(self.a.aborted)
 
     def test_error_of_our_own_cuts_the_connection_and_no_more(self) -> None:
         def broken(data: bytes) -> None:

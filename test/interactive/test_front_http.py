@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jarvice_slurmd.interactive.vitality import untaken
 from test.interactive.loopback import GatewayCase, Peer, eventually
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -279,6 +280,7 @@ class ResponseTests(GatewayCase):
         await client.rest()
         (channel,) = self.front.channels
         self.assertFalse(channel.closing)
+        await eventually(lambda: not untaken(channel.transport))
         self.clock.advance(self.limits.linger)
         await eventually(lambda: not self.front.channels)
 
