@@ -67,6 +67,7 @@ _UNDERSCORED: Final = _FORWARDED | _OF_ONE_CONNECTION | _NEVER_NOMINATED
 # Alternative services speak of a hop that is not theirs; Clear-Site-Data clears the cookies of the
 # whole registrable domain, by host too.
 _NEVER_BACK: Final = frozenset({b"alt-svc", b"clear-site-data", b"set-cookie2"})
+_PROXY_ORDERS: Final = frozenset({b"x-sendfile", b"x-lighttpd-send-file", b"x-reproxy-url"})
 
 
 @frozen(kw_only=True)
@@ -140,12 +141,11 @@ def return_response(
     drop = nominated | _OF_ONE_CONNECTION | _NEVER_BACK
     if site.prefix:
         drop |= ORIGIN_WIDE
-    coded = bool(transfer_codings(head))
-    if coded:
-        drop.add(b"content-length")
-    else:
+    bodiless = head.status < 200 or head.status == 204
+    length = None if bodiless else _one_length(head)
+    if not transfer_codings(head):
         drop.add(b"transfer-encoding")
-    if unchunk or head.status == 204:
+    if unchunk or bodiless:
         drop |= {b"transfer-encoding", b"trailer"}
     scope = bound_worker_scope(site)
     if scope is not None:
@@ -153,9 +153,12 @@ def return_response(
     fields = []
     for name, value in head.headers:
         lower = name.lower()
-        if lower in drop:
+        if lower in drop or _is_order_to_proxy(lower):
             continue
-        mended = _mend(lower, value, site)
+        if lower == b"content-length":
+            mended, length = length, None
+        else:
+            mended = _mend(lower, value, site)
         if mended is not None:
             fields.append((name, mended))
     if scope is not None:
@@ -165,6 +168,20 @@ def return_response(
     elif close and head.status >= 200:
         fields.append((b"Connection", b"close"))
     return ResponseHead(status=head.status, reason=head.reason, headers=tuple(fields))
+
+
+def _one_length(head: ResponseHead) -> bytes | None:
+    """The length that a response states, if it does; several equal ones are one (RFC 9110 §8.6)."""
+    lengths = set(list_tokens(head.headers, b"content-length"))
+    return lengths.pop() if len(lengths) == 1 and not transfer_codings(head) else None
+
+
+def _is_order_to_proxy(lower: bytes) -> bool:
+    # Files and places of a proxy in front of us that no job may name. That its answer is not to be
+    # buffered, a job may say.
+    return lower in _PROXY_ORDERS or (
+        lower.startswith(b"x-accel-") and lower != b"x-accel-buffering"
+    )
 
 
 def public_site(head: RequestHead, target: Target) -> PublicSite:

@@ -185,6 +185,36 @@ class ResponseTests(SynchronousTestCase):
         # By host the origin is the job's own; what one host may clear is more than that.
         self.assertEqual([name for name, _ in head.headers], [b"Strict-Transport-Security"])
 
+    def test_equal_lengths_are_one(self) -> None:
+        """RFC 9110 §8.6: what is behind us may read several in several ways."""
+        two = (b"Content-Length", b"2")
+        for lengths in (
+            [two, two],
+            [(b"Content-Length", b"2, 2")],
+            [two, (b"content-length", b"2")],
+        ):
+            self.assertEqual(self.returned(*lengths, (b"A", b"b")), (two, (b"A", b"b")))
+        self.assertEqual(self.returned(two, status=304), (two,))
+        # To HEAD no body follows: a length that is none is nobody's.
+        self.assertEqual(self.returned(two, (b"Content-Length", b"3")), ())
+        self.assertEqual(self.returned((b"Content-Length", b"")), ())
+
+    def test_no_framing_where_there_is_no_body(self) -> None:
+        """RFC 9110 §8.6, RFC 9112 §6.1."""
+        framing = ((b"Content-Length", b"2"), (b"Transfer-Encoding", b"chunked"))
+        for field in framing:
+            for status in (100, 103, 204):
+                self.assertEqual(self.returned(field, status=status), (), (field, status))
+            switched = self.returned(field, status=101)
+            self.assertEqual([name for name, _ in switched], [b"Upgrade", b"Connection"])
+
+    def test_orders_to_a_proxy_in_front(self) -> None:
+        """An ingress would fetch its own files and places for a job."""
+        for name in (b"X-Accel-Redirect", b"x-accel-limit-rate", b"X-Sendfile", b"X-SendFile"):
+            self.assertEqual(self.returned((name, b"/etc/passwd")), (), name)
+        streams = (b"X-Accel-Buffering", b"no")
+        self.assertEqual(self.returned(streams), (streams,))
+
     def test_close_and_unchunk(self) -> None:
         fields = ((b"Transfer-Encoding", b"chunked"), (b"Trailer", b"x"))
         self.assertEqual(
