@@ -6,7 +6,7 @@ asked and how, and never what opens the API.
 
 from __future__ import annotations
 
-import binascii
+import re
 from base64 import b64decode
 from hmac import compare_digest
 from typing import Final
@@ -68,6 +68,7 @@ _UNDERSCORED: Final = _FORWARDED | _OF_ONE_CONNECTION | _NEVER_NOMINATED
 # whole registrable domain, by host too.
 _NEVER_BACK: Final = frozenset({b"alt-svc", b"clear-site-data", b"set-cookie2"})
 _PROXY_ORDERS: Final = frozenset({b"x-sendfile", b"x-lighttpd-send-file", b"x-reproxy-url"})
+_NOT_BASE64: Final = re.compile(rb"[^A-Za-z0-9+/]")
 
 
 @frozen(kw_only=True)
@@ -212,13 +213,25 @@ def _passes(lower: bytes, value: bytes, nominated: set[bytes], rules: Rules) -> 
 
 
 def _opens_api(value: bytes, server_key: bytes | None) -> bool:
-    scheme, _, credentials = value.partition(b" ")
-    if server_key is None or scheme.lower() != b"basic":
+    """Whether a job could read the API's key in an Authorization field, however it is spelled."""
+    if server_key is None:
         return False
-    try:
-        return compare_digest(b64decode(credentials.strip()), server_key)
-    except (ValueError, binascii.Error):
-        return False
+    for part in value.split(b","):
+        scheme, *credentials = part.split(None, 1)[:2] or [b""]
+        if scheme.lower() == b"basic":
+            text = b"".join(credentials).translate(bytes.maketrans(b"-_", b"+/"))
+            # Decoders disagree on what stands behind a padding.
+            for spelling in (text, text.partition(b"=")[0]):
+                if compare_digest(_decode_base64(spelling), server_key):
+                    return True
+    return False
+
+
+def _decode_base64(text: bytes) -> bytes:
+    """What any decoder could make of it: foreign bytes passed over, padding put right."""
+    text = _NOT_BASE64.sub(b"", text)
+    text = text[: len(text) - (len(text) % 4 == 1)]
+    return b64decode(text + b"=" * (-len(text) % 4))
 
 
 def _forwarded_fields(

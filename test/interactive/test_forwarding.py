@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode, urlsafe_b64encode
+
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +117,39 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(values(head.headers, b"x-forwarded-proto"), [b"https"])
         self.assertEqual(values(head.headers, b"x-forwarded-prefix"), [])
         self.assertEqual(head.target, b"/job1/x")
+
+    def test_no_spelling_of_the_api_key_passes(self) -> None:
+        """More is taken for it than the API would take."""
+        rules = Rules(server_key=b"jarvice:\xfe\xff>?secrets")
+        key = b64encode(rules.server_key or b"")
+        self.assertIn(b"/", key)
+        self.assertTrue(key.endswith(b"="))
+        bare = key.rstrip(b"=")
+        for credentials in (
+            b"Basic " + key,
+            b"bAsIc  \t" + key,
+            b"Basic\t" + key,
+            b"Basic " + bare,
+            b"Basic " + bare + b"====",
+            b"Basic " + key + b" QUJD",
+            b"Basic " + urlsafe_b64encode(rules.server_key or b""),
+            b"Basic " + key[:5] + b" \t" + key[5:],
+            b"Basic !" + key,
+            b"Bearer x, Basic " + key,
+        ):
+            head = forward((b"Authorization", credentials), rules=rules)
+            self.assertEqual(values(head.headers, b"authorization"), [], credentials)
+        for credentials in (
+            b"",
+            b"Basic",
+            b"Basic =",
+            b"Basic dXNlcjpvd24=",
+            b"Basic " + key[:-4],
+            b"Bearer " + key,
+            b'Digest username="a", realm="b"',
+        ):
+            head = forward((b"Authorization", credentials), rules=rules)
+            self.assertEqual(values(head.headers, b"authorization"), [credentials])
 
     def test_underscores_are_no_way_around(self) -> None:
         head = forward(

@@ -155,7 +155,7 @@ class CredentialTests(GatewayCase):
         self.start()
         for credentials, passes in (
             (b"Basic amFydmljZTpzZWNyZXQ=", False),
-            (b"basic  amFydmljZTpzZWNyZXQ", True),  # Not base64, so it opens nothing.
+            (b"basic  amFydmljZTpzZWNyZXQ", False),
             (b"bAsIc amFydmljZTpzZWNyZXQ=", False),
             (b"Basic dXNlcjpvd24=", True),
             (b"Bearer token", True),
