@@ -32,6 +32,7 @@ _DOMAIN: Final = re.compile(
     r"(?:(?P<scheme>https?)://)?(?P<authority>[A-Za-z0-9.\-]+(?::[0-9]{1,5})?)(?P<path>/[^?#\s]*)?"
 )
 _NUMBER: Final = rb"(0|[1-9][0-9]{0,17})"
+_DIGITS: Final = rb"([0-9]+)"
 _API: Final = Api()
 #: What twisted.web's HTTPChannel takes: bytes of a head (totalHeadersSize), fields (maxHeaders).
 _API_HEAD: Final = 16384
@@ -59,16 +60,24 @@ class JobsDomain:
     path: str
     namespace: str
     _pattern: re.Pattern[bytes] = field(init=False, repr=False, eq=False)
+    _likeness: re.Pattern[bytes] = field(init=False, repr=False, eq=False)
 
     @_pattern.default
     def _compile(self) -> re.Pattern[bytes]:
+        return self._addresses(_NUMBER)
+
+    @_likeness.default
+    def _compile_likeness(self) -> re.Pattern[bytes]:
+        return self._addresses(_DIGITS)
+
+    def _addresses(self, number: bytes) -> re.Pattern[bytes]:
         if self.path:
             before, _, after = self.path.encode().partition(b"$")
-            pattern = b"(%b%b%b)(?=[/?]|$)" % (re.escape(before), _NUMBER, re.escape(after))
+            pattern = b"(%b%b%b)(?=[/?]|$)" % (re.escape(before), number, re.escape(after))
             return re.compile(pattern)
         domain = re.escape(self.authority.partition(":")[0].encode())
         name = re.escape(self.namespace.encode())
-        return re.compile(rb"%b-%b\.%b\.?(?::[0-9]+)?" % (name, _NUMBER, domain), re.IGNORECASE)
+        return re.compile(rb"%b-%b\.%b\.?(?::[0-9]+)?" % (name, number, domain), re.IGNORECASE)
 
     def parse_address(self, target: bytes, host: bytes) -> JobAddress | None:
         """The job that a request's target and Host name, or None.
@@ -80,6 +89,12 @@ class JobsDomain:
             return match and JobAddress(number=int(match[2]), prefix=match[1])
         match = self._pattern.fullmatch(host)
         return match and JobAddress(number=int(match[1]))
+
+    def is_like_an_address(self, target: bytes, host: bytes) -> bool:
+        """Whether they look like a job's address, even with a number that no job can have."""
+        if self.path:
+            return self._likeness.match(target) is not None
+        return self._likeness.fullmatch(host) is not None
 
     def url(self, number: int) -> str:
         """The job's public address; ends with a slash."""
@@ -127,6 +142,9 @@ class JobRouter:
             address = self.domain.parse_address(head.target, host)
             if address is not None:
                 return _find(self.directory, head, address)
+            if self.domain.is_like_an_address(head.target, host):
+                # A browser that mistypes it must not be asked for the API's password.
+                return render_unknown_page(request=head.headers)
         if not self.api:
             return render_unknown_page(request=head.headers)
         if self.domain is not None and _comes_from_a_page(head):

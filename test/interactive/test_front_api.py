@@ -261,6 +261,7 @@ class KeyTests(GatewayCase):
             (b"/job7/", 503),
             (b"/job8/", 404),
             (b"/job8/running", 404),
+            (b"/job08/", 404),
             (b"/live", 200),
             (b"/running", 401),
             (b"/nowhere", 401),

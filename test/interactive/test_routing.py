@@ -221,6 +221,19 @@ class RouterTests(SynchronousTestCase):
         assert isinstance(page, Page)
         self.assertEqual(page.status, 404)
 
+    def test_odd_spellings_of_numbers_are_no_jobs(self) -> None:
+        """And not the API's either, which would ask a browser for its password."""
+        for target in (b"/job03/", b"/job00", b"/job03?a", b"/job" + b"9" * 19):
+            page = self.route(target)
+            assert isinstance(page, Page)
+            self.assertEqual(page.status, 404, target)
+            self.assertIsInstance(self.route(target, api=False), Page)
+        page = self.route(b"/a", host=b"ns-03.d.com:80", domain=BY_HOST)
+        assert isinstance(page, Page)
+        self.assertEqual(page.status, 404)
+        for target in (b"/JOB3/", b"/job3%2f", b"/job/", b"/job3x", b"/jobs"):
+            self.assertEqual(self.route(target), Api(), target)
+
     def test_closed_port(self) -> None:
         """404 where the job has ended; else the failure speaks for itself, and is told."""
         directory = _Directory()
