@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -34,6 +35,9 @@ _WHO_ASKS = frozenset({401, 403})
 #: A path that is no application's.
 _NOWHERE = "/jarvice-slurmd/nowhere"
 
+#: What may come before an answer (RFC 9110 §15.2); 101 ends it.
+_INTERIM = re.compile(rb"HTTP/1\.[0-9] 1(?!01)[0-9]{2}[ \r\n]")
+
 #: Bytes of an answer that are looked at.
 _MAX_HEAD = 16_384
 
@@ -60,10 +64,13 @@ class _ProbeProtocol(Protocol):
         if self.answer.called:
             return
         self._received += data[:_MAX_HEAD]
-        end = HEAD_END.search(self._received)
-        if end is not None:
-            self._settle(bytes(self._received[: end.end()]))
-        elif len(self._received) >= _MAX_HEAD or not b"HTTP/".startswith(self._received[:5]):
+        while (end := HEAD_END.search(self._received)) is not None:
+            block = bytes(self._received[: end.end()])
+            if not _INTERIM.match(block):
+                self._settle(block)
+                return
+            del self._received[: end.end()]
+        if len(self._received) >= _MAX_HEAD or not b"HTTP/".startswith(self._received[:5]):
             self._settle(b"")
 
     def connectionLost(self, reason: Failure | None = None) -> None:

@@ -64,6 +64,14 @@ class AnswerTests(ProbeTestCase):
         self.assertEqual(self.status(b"HTTP/1.1 200 OK\n\n"), 200)
         self.assertEqual(self.services.open_tunnels, 0)
 
+    def test_interim_responses(self) -> None:
+        """They come before the answer, and are none."""
+        hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
+        self.assertEqual(self.status(hints + b"HTTP/1.1 100\r\n\r\n" + status(404)), 404)
+        self.assertEqual(self.status(status(101)), 101)
+        self.assertIn("not up yet", self.refusal(hints + status(502)))
+        self.assertIn("does not speak HTTP", self.refusal(hints + b"SSH-2.0-x\r\n"))
+
     def test_request(self) -> None:
         """It is asked by the name that a browser will use, and closes."""
         self.status(status(200))
