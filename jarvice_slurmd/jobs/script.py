@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from shlex import quote
 from typing import Final
@@ -12,6 +13,8 @@ from attrs import field, frozen
 
 from jarvice_slurmd.errors import InvalidArgumentsError
 from jarvice_slurmd.jobs.devices import Devices, parse_devices
+from jarvice_slurmd.jobs.masking import MASK as MASK
+from jarvice_slurmd.jobs.masking import mask_described, mask_secrets
 from jarvice_slurmd.jobs.model import BatchJob, Interactive, JobRequest, Submission
 from jarvice_slurmd.slurm.output import NAME_PREFIX
 
@@ -37,12 +40,6 @@ _KEYS: Final = (
     "JARVICE_CMD",
 )
 _HEAD = re.compile(r"^(" + "|".join(_KEYS) + r")=(.*)$", re.MULTILINE)
-
-#: What the administrator is not shown: the values of variables whose name says secret. Possessive,
-#: and from a word's beginning only: a word of megabytes is walked once.
-_ASSIGNMENT = re.compile(r"(?<![A-Za-z0-9_])([A-Za-z0-9_]++)=(?=[^\n])")
-_SECRET_NAME = re.compile("SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|DOCKER_USERNAME", re.IGNORECASE)
-MASK: Final = "********"
 
 
 @frozen(kw_only=True)
@@ -139,24 +136,6 @@ def fill_parameters(text: str, parameters: str) -> str:
     return _BRACES.sub(lambda brace: _UNDOUBLED.get(brace[0], parameters), text)
 
 
-def mask_secrets(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """The text as an administrator may read it.
-
-    Masked are the given secrets wherever they stand, and the values of variables whose name says
-    that they are secret.
-    """
-    for secret in sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True):
-        text = text.replace(secret, MASK)
-    parts: list[str] = []
-    shown = 0
-    for assignment in _ASSIGNMENT.finditer(text):
-        if assignment.start() >= shown and _SECRET_NAME.search(assignment[1]):
-            parts += [text[shown : assignment.end()], MASK]
-            line_end = text.find("\n", assignment.end())
-            shown = len(text) if line_end < 0 else line_end
-    return "".join([*parts, text[shown:]])
-
-
 def render_sbatch_options(
     submission: Submission, request: JobRequest, devices: Devices, root: str
 ) -> tuple[str, ...]:
@@ -224,7 +203,7 @@ def render_batch_job(
             f"# sbatch {' '.join(options)}",
             batch_script,
             "# What runs on every node, its secrets masked:",
-            mask_secrets(node_script, secrets),
+            _without_secrets(submission, node_script, secrets),
         ]
     )
     return BatchJob(
@@ -235,4 +214,13 @@ def render_batch_job(
         batch_script=batch_script,
         node_script=node_script,
         shown_script=shown,
+    )
+
+
+def _without_secrets(submission: Submission, node_script: str, secrets: tuple[str, ...]) -> str:
+    if isinstance(submission.content, str):
+        return mask_secrets(node_script, secrets)
+    environment = submission.content.get("environment")
+    return mask_described(
+        node_script, environment if isinstance(environment, Mapping) else {}, secrets
     )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from jarvice_slurmd.errors import InvalidArgumentsError
+from jarvice_slurmd.jobs.masking import MASK
 from jarvice_slurmd.jobs.model import MAX_NAME_BYTES, BatchJob, Submission, check_name
 from jarvice_slurmd.jobs.parameters import Parameters, render_ingress_path, render_parameters
 from jarvice_slurmd.jobs.prepare import JobPreparer
@@ -102,6 +103,19 @@ class PrepareTests(SynchronousTestCase):
         self.assertNotIn("eyJhdXRocyI6", job.shown_script)
         self.assertIn("JOBOBJ_NAE=jane-doe_x-solver", job.shown_script)
         self.assertIn("# sbatch --parsable -J jarvice_x", job.shown_script)
+
+    def test_no_environment_is_shown(self) -> None:
+        """Of a job that `job` describes; the nodes get it."""
+        pem = "-----BEGIN\nit's\n"
+        environment = {"API_KEY": "keykeykey", "SSH_PRIVATE_KEY": pem, "PGPASS": "abc", "N": "42"}
+        content = {"image": "busybox", "command": "run keykeykey", "environment": environment}
+        submission = Submission(name="x", number=7, nodes=1, content=content)
+        job = JobPreparer(_SETTINGS).prepare(submission)
+        self.assertIn("export API_KEY=keykeykey\n", job.node_script)
+        exports = "".join(f"export {name}={MASK}\n" for name in environment)
+        self.assertIn(f"executor_command='{exports}run {MASK}'\n", job.shown_script)
+        for secret in ("keykeykey", "BEGIN"):
+            self.assertNotIn(secret, job.shown_script)
 
     def test_no_secret_in_a_repr(self) -> None:
         """Value objects that reach a log or a traceback tell nothing."""

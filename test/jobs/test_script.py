@@ -1,4 +1,4 @@
-"""The head of a job's text, and what the administrator is shown of it."""
+"""The head of a job's text, and its parameters put in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from jarvice_slurmd.errors import InvalidArgumentsError
-from jarvice_slurmd.jobs.script import MASK, fill_parameters, mask_secrets, parse_job_text
+from jarvice_slurmd.jobs.script import fill_parameters, parse_job_text
 from test.properties import property_test
 
 
@@ -126,54 +126,6 @@ class HeadTests(SynchronousTestCase):
             parse_job_text(text)
         except InvalidArgumentsError as error:
             self.assertLess(len(str(error)), 400)
-
-
-class MaskTests(SynchronousTestCase):
-    """`mask_secrets`."""
-
-    def test_variables(self) -> None:
-        """Values of variables whose name says secret are masked, to their line's end."""
-        for line in (
-            "JOBOBJ_CTRSECRET=abc",
-            "export JARVICE_DOCKER_PASSWORD='abc' # why",
-            'JOBOBJ_DOCKER_SECRET={{"password": "abc"}}',
-            "SINGULARITYENV_JARVICE_JOBTOKEN=abc",
-            "a=1 password=abc",
-            "JARVICE_INIT_DOCKER_USERNAME=abc",
-            "x SECRETS=y TOKEN=abc",
-        ):
-            shown = mask_secrets(f"before\n{line}\nafter")
-            self.assertNotIn("abc", shown)
-            self.assertTrue(
-                shown.startswith("before\n") and shown.endswith(f"={MASK}\nafter"), line
-            )
-
-    def test_others_stay(self) -> None:
-        """Everything else is there to be read."""
-        text = "JOBOBJ_USER=joe\nPASSWORD=\necho secret\nif [ $TOKEN = x ]; then :; fi\n"
-        self.assertEqual(mask_secrets(text), text)
-
-    def test_given_secrets(self) -> None:
-        """What is known to be secret is masked wherever it stands, the longest first."""
-        shown = mask_secrets("curl -u joe:abcd https://abcdef@x", ("abcd", "abcdef", "abcd"))
-        self.assertEqual(shown, f"curl -u joe:{MASK} https://{MASK}@x")
-
-    def test_short_secrets(self) -> None:
-        """A secret of a letter or two would mask the whole text, and tell itself by that."""
-        self.assertEqual(mask_secrets("abc", ("a", "", "bc")), "abc")
-
-    def test_megabytes(self) -> None:
-        """Long words of letters, or of the telling ones, take no noticeable time."""
-        for word in ("a", "SECRET", "a=", "TOKEN=", "secret_"):
-            text = word * (2_000_000 // len(word))
-            self.assertLessEqual(len(mask_secrets(text)), len(text) + len(MASK))
-
-    @given(st.text(st.sampled_from("abc{}\n= "), max_size=30), st.text("ABC", min_size=4))
-    @property_test(100)
-    def test_no_secret_is_shown(self, text: str, secret: str) -> None:
-        """Neither by its variable nor by itself."""
-        script = f"{text}\nMY_PASSWORD={secret}\n{text}{secret}{text}"
-        self.assertNotIn(secret, mask_secrets(script, (secret,)))
 
 
 class BraceTests(SynchronousTestCase):
