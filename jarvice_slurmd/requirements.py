@@ -46,6 +46,10 @@ _ALLOW_FORWARDING: Final = (
     "set AllowTcpForwarding to yes or local in sshd_config for this account, and let PermitOpen"
     " allow compute nodes' ports 20000 to 31999"
 )
+_SHOW_NODES: Final = (
+    "have `sinfo` and `scontrol show node` tell this account a compute node and its address: remove"
+    " `nodes` from PrivateData in slurm.conf"
+)
 #: Seconds beyond a compute node's patience until its check is given up.
 _HEADROOM: Final = 60.0
 
@@ -159,12 +163,17 @@ class RequirementsCheck:
         )
 
     async def _forwarding(self, node: Answer) -> Finding:
-        """Whether sshd forwards connections: to a compute node's slurmd, else to itself."""
+        """Whether sshd forwards connections to a compute node's slurmd.
+
+        Where no node's address is told it is asked for a connection to itself, which can show that
+        forwarding is forbidden, but not that it reaches compute nodes.
+        """
         facts = parse_facts(node.stdout)
         host, port = facts.get("address", ""), facts.get("port", "")
-        name = facts.get("node")
-        if not host:
+        name, hidden = facts.get("node"), not host
+        if hidden:
             host, port, name = "127.0.0.1", facts.get("ssh_port", ""), "the login node itself"
+        no_address = "none answers, or none may be seen" if node.status == 0 else node.trouble
         verdict, fix = Verdict.UNKNOWN, ""
         if not port.isdigit():
             found = node.trouble
@@ -179,7 +188,7 @@ class RequirementsCheck:
                 verdict = Verdict.FAILED if wanted else Verdict.WARNING
                 found, fix = f"{error}; batch jobs do not need it", _ALLOW_FORWARDING
             except TunnelConnectError as error:
-                verdict = Verdict.WARNING
+                verdict = Verdict.UNKNOWN if hidden else Verdict.WARNING
                 found = f"{where} did not answer: {error}"
                 fix = "let the login node reach compute nodes' ports 20000 to 31999"
             except Exception as error:  # a timeout, or a link that was lost meanwhile
@@ -188,6 +197,11 @@ class RequirementsCheck:
                 if protocol.transport is not None:  # type: ignore[attr-defined]
                     protocol.transport.loseConnection()  # type: ignore[attr-defined]
                 verdict, found = Verdict.OK, f"a connection to {where} was forwarded"
+                if hidden:
+                    verdict, fix = Verdict.UNKNOWN, _SHOW_NODES
+                    found += (
+                        f"; compute nodes could not be tried, no address was told: {no_address}"
+                    )
                 if self.relays():
                     verdict, fix = Verdict.WARNING, _ALLOW_FORWARDING
                     found = f"sshd forbids it; a relay on the login node reaches {where}"

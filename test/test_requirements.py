@@ -205,14 +205,26 @@ class RequirementsTests(SynchronousTestCase):
         self.assertEqual(tunnels.asked, [])
 
     def test_forwarding_without_a_node(self) -> None:
-        """Where no node's address is told the login node's own sshd is asked for."""
+        """Where no node's address is told, the login node's own sshd proves nothing of them."""
         result = CommandResult(status=1, stdout=b"ssh_port=2222\n", stderr=b"Access denied")
         self.shell.answer("sinfo", result)
         tunnels = ScriptedTunnels(None)
         finding = self.quick(tunnels)["forwarding"]
-        self.assertIs(finding.verdict, Verdict.OK)
-        self.assertIn("the login node itself (127.0.0.1:2222)", finding.found)
+        self.assertIs(finding.verdict, Verdict.UNKNOWN)
+        self.assertIn("the login node itself (127.0.0.1:2222) was forwarded", finding.found)
+        self.assertIn("no address was told: Access denied", finding.found)
+        self.assertIn("PrivateData", finding.fix)
         self.assertEqual(tunnels.asked, [("127.0.0.1", 2222)])
+        self.shell.answer("sinfo", b"ssh_port=2222\n")
+        self.assertIn("none answers, or none may be seen", self.quick(tunnels)["forwarding"].found)
+        silent = ScriptedTunnels(TunnelConnectError("connection refused"))
+        self.assertIs(self.quick(silent)["forwarding"].verdict, Verdict.UNKNOWN)
+        refused = ScriptedTunnels(ForwardingRefusedError("administratively prohibited"))
+        self.assertIs(self.quick(refused)["forwarding"].verdict, Verdict.WARNING)
+        self.relays = True
+        finding = self.quick(tunnels)["forwarding"]
+        self.assertIs(finding.verdict, Verdict.WARNING)
+        self.assertIn("sshd forbids it", finding.found)
 
     def test_forwarding_hangs(self) -> None:
         """A node that never answers does not hold up the report."""
