@@ -20,7 +20,7 @@ _NOT_ASKED: Final = "only a compute node can tell; it was not asked (--on-comput
 _NEEDED: Final = {
     "folder on the compute node": "shared with the login node",
     "flock across nodes": "the login node's lock is kept on a compute node",
-    "commands on the compute node": "bash, util-linux, coreutils and Slurm's srun and scontrol",
+    "commands on the compute node": "ps, awk, grep, sed, find, flock, coreutils, srun, scontrol",
     "containers on the compute node": "an image is converted and a container starts",
     "overlay": "a container writes to an overlay of its own",
     "writable tmpfs": "a container writes to a tmpfs",
@@ -108,7 +108,7 @@ def judge_compute_node(answer: Answer, *, overlay_size: int) -> Iterator[Finding
         "commands on the compute node",
         Verdict.FAILED if missing else Verdict.OK,
         f"no {missing} on {host}" if missing else f"all on {host}",
-        "install them there, or put them into the PATH in .jarvice_custom_env",
+        "install them there, in the PATH that Slurm gives jobs (docs/requirements.md)",
     )
     yield from _judge_disks(facts, overlay_size)
     free = facts.get("tmp_free", "")
@@ -121,11 +121,11 @@ def judge_compute_node(answer: Answer, *, overlay_size: int) -> Iterator[Finding
             f"it can't be written on {host}",
             "set JARVICE_SINGULARITY_TMPDIR to a folder that every compute node has",
         )
-    started, read = facts.get("submitted", ""), facts.get("read", "")
+    seen, read = facts.get("seen", ""), facts.get("read", "")
     yield judge_clock(
         "clock of the compute node",
         facts.get("clock", ""),
-        float(started) if _is_number(started) else float("-inf"),
+        float(seen) if _is_number(seen) else float("-inf"),
         float(read) if _is_number(read) else float("inf"),
     )
 

@@ -1,5 +1,6 @@
 # The rest of the short job that says what a compute node is like, as lines `name=value`.
 # Before it stand container_tool.sh, and
+#   jarvice_path    the PATH that Slurm gives jobs, before .jarvice_custom_env was sourced
 #   jarvice_work    the check's folder, which the login node has made and holds a lock in
 #   jarvice_tmpdir  where images are unpacked
 # shellcheck shell=bash
@@ -12,14 +13,19 @@ echo "user_id=$(id -u)"
 flock -n "$jarvice_work/lock" true
 echo "lock=$?"
 
-for jarvice_name in bash flock sha256sum setsid srun scontrol; do
+# What every job calls (jobs/batch.sh), and what executor.sh does after .jarvice_custom_env.
+for jarvice_name in ps awk grep sed srun scontrol; do
+    (PATH=$jarvice_path; command -v "$jarvice_name") >/dev/null ||
+        jarvice_missing="$jarvice_missing $jarvice_name"
+done
+for jarvice_name in find flock sha256sum; do
     command -v "$jarvice_name" >/dev/null || jarvice_missing="$jarvice_missing $jarvice_name"
 done
 echo "missing=$jarvice_missing"
 
 if mkdir -p "$jarvice_tmpdir" && jarvice_room=$(mktemp -d "$jarvice_tmpdir/jarvice-check.XXXXXX"); then
     trap 'rm -rf "$jarvice_room"' EXIT
-    echo "tmp_free=$(df -Pk "$jarvice_room" | awk 'NR == 2 { print $4 }')"
+    echo "tmp_free=$(df -Pk "$jarvice_room" | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)"
 else
     echo "tmp_free="
 fi
@@ -59,5 +65,17 @@ if [ -n "$jarvice_tool" ] && [ -n "$jarvice_room" ]; then
     try tmpfs "$jarvice_tool" exec -B /usr "${jarvice_binds[@]}" \
         --writable-tmpfs "$jarvice_room/image.sif" /bin/sh -c "$jarvice_write"
 fi
-# Last, so that the login node compares it with its own clock at once.
-echo "clock=$(date +%s.%N)"
+[ -z "$jarvice_room" ] || rm -rf "$jarvice_room"
+
+# Last, the clock. It can be compared only where the login node knows a moment before: that is when
+# it sees that we ask, and says so.
+if : >"$jarvice_work/asks"; then
+    for _ in {1..150}; do
+        ls "$jarvice_work" >/dev/null || break
+        if [ -e "$jarvice_work/seen" ]; then
+            echo "clock=$(date +%s.%N)"
+            break
+        fi
+        sleep 0.2
+    done
+fi

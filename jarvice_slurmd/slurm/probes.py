@@ -115,9 +115,9 @@ def render_compute_probe(*, root: str, tmpdir: str, partition: str | None, secon
     """Run a short job on a compute node and print what it found; the job is gone afterwards.
 
     The login node holds a lock meanwhile, which the compute node must not get. Prints `job`,
-    `state` (Slurm's, empty once forgotten), `reason`, `submitted` and `read` (the login node's
-    clock before and after), then, when the job has left it in the folder, what
-    `container_tool.sh` and `compute_node.sh` say.
+    `state` (Slurm's, empty once forgotten), `reason`, `seen` and `read` (the login node's clock
+    before the compute node reads its own, where that was seen to wait for it, and after), then,
+    when the job has left it in the folder, what `container_tool.sh` and `compute_node.sh` say.
     """
     chosen = "" if partition is None else f"-p {quote(partition)} "
     return f"""{NEUTRAL}{_make_work(root)}jobid=
@@ -132,6 +132,7 @@ exec 9>"$work/lock" && flock -n 9 || exit {Status.NO_FOLDER}
 cat >"$work/job" <<'JARVICE_END_OF_JOB'
 #!/bin/bash
 jarvice_work=$1
+jarvice_path=$PATH
 jarvice_tmpdir={quote(tmpdir)}
 jarvice_top=$2
 {{
@@ -140,7 +141,6 @@ jarvice_top=$2
 }} >"$jarvice_work/found.new"
 mv -f "$jarvice_work/found.new" "$jarvice_work/found"
 JARVICE_END_OF_JOB
-echo "submitted=$(date +%s.%N)"
 jobid=$(sbatch --parsable -J {CHECK_JOB_NAME} -N 1 -n 1 --time=5 {chosen}\\
     -o "$(printf '%s' "$work/output" | sed 's/%/%%/g')" "$work/job" "$work" "$top" \\
     9>&-) || exit
@@ -149,7 +149,15 @@ echo "job=$jobid"
 deadline=$(($(date +%s) + {seconds}))
 over=
 late=0
+seen=
 while ls "$work" >/dev/null && [ ! -e "$work/found" ] && [ "$(date +%s)" -lt "$deadline" ]; do
+    if [ -z "$seen" ] && [ -e "$work/asks" ]; then
+        seen=$(date +%s.%N)
+        echo "seen=$seen"
+        : >"$work/seen"
+        sleep 1
+        continue
+    fi
     if [ -n "$over" ]; then
         # Another node's files may take a while to be seen here.
         late=$((late + 1))

@@ -256,7 +256,10 @@ def judge_space(name: str, kilobytes: str, answer: Answer) -> Finding:
 
 
 def judge_clock(name: str, clock: str, earliest: float, latest: float) -> Finding:
-    """A clock that was read between two moments of ours, all in seconds since 1970."""
+    """A clock that was read between two moments of ours, all in seconds since 1970.
+
+    Moments too far apart can show a difference, but not that there is none.
+    """
     needed = f"within {_CLOCK_SECONDS:.0f} s"
     try:
         read = float(clock)
@@ -270,6 +273,12 @@ def judge_clock(name: str, clock: str, earliest: float, latest: float) -> Findin
     found = f"{abs(difference):.1f} s {'behind' if difference < 0 else 'ahead'}"
     if not difference:
         found = "no difference seen"
+    span = latest - earliest
+    if verdict is Verdict.OK and span > _CLOCK_SECONDS:
+        verdict = Verdict.UNKNOWN
+        found = f"it was read at some moment of {span:.0f} s, which is too vague to compare"
+        if span == float("inf"):
+            found = "it is not known when it was read"
     fix = "synchronise it (chrony, ntpd): Munge refuses what is over 300 s old"
     return Finding(name=name, verdict=verdict, found=found, needed=needed, fix=fix)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
+from importlib.resources import files
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -22,6 +26,7 @@ from jarvice_slurmd.slurm.probes import (
 from test.slurm.sandbox import Sandbox
 
 _ROOT = render_root(None)
+_COMPUTE_NODE = (files("jarvice_slurmd.slurm") / "compute_node.sh").read_text("utf-8")
 
 #: Runs the job at once, as a compute node that shares the folder would.
 _RUNS_IT = """
@@ -31,7 +36,7 @@ for word; do
 done
 echo 42
 shift $(($# - 3))
-/bin/bash "$@" >"$output" 2>&1
+/bin/bash "$@" >"$output" 2>&1 {}
 """
 
 
@@ -147,8 +152,8 @@ class ProbeTests(SynchronousTestCase):
 
     def test_compute_node(self) -> None:
         """The job's answer comes back; the lock that the login node holds is kept from it."""
-        self.node.stub("sbatch", _RUNS_IT)
-        self.node.stub("squeue", "echo 'COMPLETED|None'")
+        self.node.stub("sbatch", _RUNS_IT.format("&"))
+        self.node.stub("squeue", "echo 'RUNNING|None'")
         self.node.stub("scancel")
         facts = self.compute()
         self.assertEqual((facts["job"], facts["shared"], facts["lock"]), ("42", "yes", "1"))
@@ -156,6 +161,67 @@ class ProbeTests(SynchronousTestCase):
         self.assertEqual(self.node.calls("scancel"), [])
         (words,) = self.node.calls("sbatch")
         self.assertEqual(words[words.index("-p") + 1], "it's")
+        times = [float(facts[name]) for name in ("seen", "clock", "read")]
+        self.assertEqual(times, sorted(times))
+
+    def test_compute_node_that_nobody_sees(self) -> None:
+        """Where the login node knows no moment before it, the clock is not told."""
+        self.node.stub("sbatch", _RUNS_IT.format(""))  # it looks for nothing until the job is over
+        self.node.stub("squeue", "echo 'COMPLETED|None'")
+        self.node.stub("sleep")
+        facts = self.compute()
+        self.assertEqual(facts["shared"], "yes")
+        self.assertLessEqual({"clock", "seen"} & facts.keys(), set())
+
+    def look_around(self, *without: str, **environ: str) -> dict[str, str]:
+        """What compute_node.sh says of a node that lacks some commands."""
+        path = self.node.folder / "commands"
+        work = self.node.folder / "work"
+        for folder in (path, work):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        for command in (*Path("/bin").iterdir(), *Path("/usr/bin").iterdir()):
+            if command.name not in without and not (path / command.name).is_symlink():
+                (path / command.name).symlink_to(command)
+        for name in {"srun", "scontrol"} - set(without):
+            (path / name).unlink(missing_ok=True)
+            (path / name).symlink_to("/bin/true")
+        (work / "seen").touch()
+        done = subprocess.run(
+            ["/bin/bash", "-c", _COMPUTE_NODE],
+            env={
+                "PATH": str(path),
+                "jarvice_path": str(path),
+                "jarvice_work": str(work),
+                "jarvice_tmpdir": str(self.node.folder),
+                **environ,
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return parse_facts(done.stdout)
+
+    def test_commands_of_a_compute_node(self) -> None:
+        """Each that a job calls is looked for, and everything else is told without it."""
+        self.assertEqual(self.look_around()["missing"], "")
+        for name in ("ps", "awk", "grep", "sed", "srun", "scontrol", "find", "sha256sum", "flock"):
+            facts = self.look_around(name)
+            self.assertEqual(facts["missing"], name)
+            self.assertTrue(facts["tmp_free"].isdigit(), name)
+
+    def test_path_of_jobs(self) -> None:
+        """What a job calls before it sources the site's environment must be there without it."""
+        missing = self.look_around(jarvice_path="/nowhere")["missing"]
+        self.assertEqual(missing, "ps awk grep sed srun scontrol")
+
+    def test_only_commands_of_jobs(self) -> None:
+        """None is looked for that no job calls."""
+        jobs = files("jarvice_slurmd.jobs")
+        text = "".join((jobs / name).read_text("utf-8") for name in ("batch.sh", "executor.sh"))
+        first, then, *_ = re.findall(r"for jarvice_name in (.*); do", _COMPUTE_NODE)
+        for name in f"{first} {then}".split():
+            self.assertRegex(text, rf"(?m)(^|[|(;&`]) *{name} ", name)
 
     def test_compute_node_elsewhere(self) -> None:
         """A job that ended without leaving anything is told by its state."""

@@ -63,9 +63,9 @@ setuid=no
 user_namespaces=yes
 """
 
-COMPUTE = f"""submitted=990.0
-job=12
-read=1010.0
+COMPUTE = f"""job=12
+seen=999.0
+read=1001.0
 state=COMPLETED
 reason=None
 shared=yes
@@ -223,6 +223,9 @@ class LoginTests(SynchronousTestCase):
             finding = judge_clock("clock", clock, 1000.0, 1001.0)
             self.assertIs(finding.verdict, verdict, clock)
             self.assertIn(words, finding.found)
+        slow = judge_clock("clock", "1000.2", 1000.0, 1009.0)
+        self.assertIs(slow.verdict, Verdict.UNKNOWN)
+        self.assertIs(judge_clock("clock", "1400.0", 1000.0, 1009.0).verdict, Verdict.FAILED)
 
 
 class ConfigurationTests(SynchronousTestCase):
@@ -399,7 +402,7 @@ class ComputeNodeTests(SynchronousTestCase):
 
     def test_not_shared(self) -> None:
         """A job that ended and left nothing: the folder is not shared."""
-        text = "submitted=1.0\njob=12\nread=30.0\nstate=FAILED\nreason=NonZeroExitCode\n"
+        text = "job=12\nread=30.0\nstate=FAILED\nreason=NonZeroExitCode\n"
         findings = self.judge(text)
         folder = findings.pop("folder on the compute node")
         self.assertIs(folder.verdict, Verdict.FAILED)
@@ -409,7 +412,7 @@ class ComputeNodeTests(SynchronousTestCase):
 
     def test_did_not_start(self) -> None:
         """A job that waits says nothing about the node."""
-        text = "submitted=1.0\njob=12\nread=99.0\nstate=PENDING\nreason=Resources\n"
+        text = "job=12\nread=99.0\nstate=PENDING\nreason=Resources\n"
         for finding in self.judge(text).values():
             self.assertIs(finding.verdict, Verdict.UNKNOWN, finding)
             self.assertIn("PENDING (Resources)", finding.found)
@@ -422,7 +425,7 @@ class ComputeNodeTests(SynchronousTestCase):
             ("missing", "srun", "commands on the compute node", "no srun on n1"),
             ("tmp_free", "", "work folder", "can't be written"),
             ("overlay", "FATAL: fuse", "overlay", "FATAL: fuse"),
-            ("clock", "500.0", "clock of the compute node", "490.0 s behind"),
+            ("clock", "500.0", "clock of the compute node", "499.0 s behind"),
         ):
             findings = self.judge(without(COMPUTE, name, value))
             found = findings.pop(finding)
@@ -430,6 +433,23 @@ class ComputeNodeTests(SynchronousTestCase):
             self.assertIn(words, found.found)
             for other in findings.values():
                 self.assertIs(other.verdict, Verdict.OK, other)
+
+    def test_clock(self) -> None:
+        """It is compared with a moment before and one after, near to each other; else unknown."""
+        for seen, read, clock, verdict, words in (
+            (None, "1200.0", "1040.0", Verdict.UNKNOWN, "not known when"),
+            ("1000.0", "1200.0", "1040.0", Verdict.UNKNOWN, "moment of 200 s"),
+            ("1000.0", "1200.0", "900.0", Verdict.WARNING, "100.0 s behind"),
+            ("1199.0", "1200.0", "1040.0", Verdict.WARNING, "159.0 s behind"),
+            ("1000.0", None, "1000.0", Verdict.UNKNOWN, "not known when"),
+            ("1199.0", "1200.0", None, Verdict.UNKNOWN, "not told"),
+        ):
+            text = f"submitted=1000.0\n{COMPUTE}"
+            for name, value in (("seen", seen), ("read", read), ("clock", clock)):
+                text = without(text, name, value)
+            found = self.judge(text)["clock of the compute node"]
+            self.assertIs(found.verdict, verdict, found)
+            self.assertIn(words, found.found)
 
     def test_disk_that_is_not_used(self) -> None:
         """The disk that the settings ask for must work; the other one should."""
