@@ -138,9 +138,7 @@ def parse_image(text: str, name: str) -> str:
 def _through_proxy(policy: ImagePolicy, image: str) -> str:
     if policy.registry_proxy_port is None or image.startswith("/"):
         return image
-    for proxied in policy.registry_proxy_repos:
-        prefix = proxied.rstrip("/")
-        if image == prefix or (image.startswith(prefix) and image[len(prefix)] in "/:@"):
-            _, slash, rest = image.partition("/")
-            return f"localhost:{policy.registry_proxy_port}/{rest if slash else image}"
-    return image
+    if not image.startswith(policy.registry_proxy_repos):
+        return image
+    _, slash, rest = image.partition("/")
+    return f"localhost:{policy.registry_proxy_port}/{rest if slash else image}"

@@ -81,14 +81,23 @@ class NamesTests(SynchronousTestCase):
         through = "localhost:5001/team/reverse_engineer:1.0"
         cases = {
             "registry.example.com": through,
+            "registry.example.com/": through,
+            "registry.example.com/te": through,
+            "registry.example.co": through,
+            "registry.example.com/team/reverse_engineer:1": through,
             "registry.example.com/team": through,
             "registry.example.com/team/reverse_engineer": through,
-            "registry.example.co": REPO,
+            "registry.example.com/team/": through,
+            "egistry.example.com": REPO,
+            "registry.example.com/team/reverse_engineer:1.0.1": REPO,
             "other.example.com": REPO,
         }
         for proxied, expected in cases.items():
             policy = ImagePolicy(registry_proxy_port=5001, registry_proxy_repos=(proxied,))
             self.assertEqual(select_images(policy, repo=REPO).app, f"docker://{expected}", proxied)
+        several = ImagePolicy(registry_proxy_port=5001, registry_proxy_repos=("x", "registry"))
+        self.assertEqual(select_images(several, repo=REPO).app, f"docker://{through}")
+        self.assertEqual(select_images(several, repo="/x.sif").app, "/x.sif")
 
     def test_file_on_the_cluster(self) -> None:
         images = select_images(POLICY, repo="/shared/apps/solver 2.sif")
