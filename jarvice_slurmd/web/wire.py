@@ -66,11 +66,17 @@ def parse_submission(args: Args, executor: str) -> Submission:
     """The arguments of /submit; `executor` is the key of hpc_script whose text is taken."""
     _check_bearer(args)
     job = args.get("job")
-    inner = job if isinstance(job, dict) and "nodes" not in args else args
+    described = job.get("nodes") if isinstance(job, dict) else None
+    outer = args.get("nodes") is not None or described is None
+    nodes = _number(args if outer else {"nodes": described}, "nodes", least=1)
+    if isinstance(described, int) and described != nodes:
+        raise InvalidArgumentsError(
+            f"nodes is {nodes} and job.nodes is {described}; they must be the same, or one absent"
+        )
     return Submission(
         name=_name(args),
         number=_number(args, "number", least=0),
-        nodes=_number(inner, "nodes", least=1),
+        nodes=nodes,
         content=_job_content(args, executor),
         held=_boolean(args, "held"),
     )

@@ -230,6 +230,28 @@ class SubmitTests(ArgumentTestCase):
         for value in (*_NO_NUMBERS, 0, "0"):
             self.refuse("nodes", nodes=value)
 
+    def test_nodes_of_a_job(self) -> None:
+        """Given here and in `job` they must be the same; either alone will do."""
+        others = {key: value for key, value in SUBMIT.items() if key not in ("hpc_script", "nodes")}
+        job = {"image": "busybox", "command": "true"}
+
+        def submit(nodes: object, inner: object) -> Response:
+            given = {} if nodes is None else {"nodes": nodes}
+            args = {**others, **given, "name": f"{nodes}-{inner}"}
+            return self.post("/submit", {**args, "job": {**job, "nodes": inner}})
+
+        for nodes, inner in ((1, 4), (4, 1), ("1", 4), (2, True), (2, 0)):
+            self.assert_refused(submit(nodes, inner), f"nodes is {nodes}", f"job.nodes is {inner}")
+        for missing in (None, 0, "x", True):
+            self.assert_refused(submit(None, missing), "nodes")
+        same: tuple[tuple[object, object], ...] = ((4, 4), ("4", 4), (None, 4), (4, None))
+        for outer, inside in same:
+            self.assertEqual(submit(outer, inside).status, 200)
+        wanted = [call[1].nodes for call in self.scheduler.calls]  # type: ignore[attr-defined]
+        self.assertEqual(wanted, [4, 4, 4, 4])
+        null = self.post("/submit", {**others, "nodes": None, "job": {**job, "nodes": 4}})
+        self.assertEqual(null.status, 200)
+
     def test_held(self) -> None:
         """True or false."""
         values: tuple[Any, ...] = ("yes", 1, 0, [], {}, 1.0)
