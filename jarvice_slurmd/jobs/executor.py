@@ -22,7 +22,7 @@ from jarvice_slurmd.jobs.credentials import (
     parse_container_secret,
 )
 from jarvice_slurmd.jobs.devices import parse_devices
-from jarvice_slurmd.jobs.images import parse_image
+from jarvice_slurmd.jobs.images import check_reference
 from jarvice_slurmd.jobs.model import JobRequest
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
@@ -157,7 +157,7 @@ def _without_nul(name: str, value: str) -> str:
 
 
 def _image(name: str, value: object) -> str:
-    return parse_image(_text(name, value), name)
+    return check_reference(_text(name, value), name)
 
 
 def _command(name: str, value: object) -> str:

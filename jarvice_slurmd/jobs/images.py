@@ -11,6 +11,17 @@ from jarvice_slurmd.errors import InvalidArgumentsError
 from jarvice_slurmd.jobs.credentials import Credentials, Secret, covers, find_credentials
 
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*\Z", re.ASCII)
+# What containers/image takes as docker://: a registry, whose name holds a dot or a port or is
+# localhost; a path in lower case; a tag or a digest (of both it says that they are not supported).
+_PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*+"
+_HOST = r"[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*+"
+_DOCKER_REFERENCE = re.compile(
+    rf"(?:(?:localhost|{_HOST}(?:\.{_HOST})++|{_HOST}(?=:))(?::[0-9]{{1,5}})?/)?"
+    rf"{_PART}(?:/{_PART})*+"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|@sha256:[0-9a-f]{64}|@sha512:[0-9a-f]{128})?\Z",
+    re.ASCII,
+)
+_LONGEST = 255
 _LOCAL_FILE = re.compile(r"/[^\x00-\x1f\x7f]+\Z")
 _APPLICATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z", re.ASCII)
 
@@ -133,6 +144,21 @@ def parse_image(text: str, name: str) -> str:
             "such as registry.example.com/team/app:1.0"
         )
     return image
+
+
+def check_reference(text: str, name: str) -> str:
+    """An image that a job names itself, as `parse_image`, when a container tool will take it.
+
+    Raises `InvalidArgumentsError` which says what would be right.
+    """
+    image = parse_image(text, name)
+    if text.startswith("/") or (len(image) <= _LONGEST and _DOCKER_REFERENCE.match(image)):
+        return image
+    raise InvalidArgumentsError(
+        f"{name} is {text[:200]!r}, which is no docker image: [docker://][registry[:port]/]path in"
+        " lower case, with :tag or @sha256:digest, such as registry.example.com/team/app:1.0; an"
+        " image file is named by its absolute path"
+    )
 
 
 def _through_proxy(policy: ImagePolicy, image: str) -> str:

@@ -65,6 +65,53 @@ class ParsingTests(SynchronousTestCase):
         for text in ("90", "90:00", "01:30:00", "2-0", "2-01:30", "2-01:30:00"):
             self.assertEqual(parse_job({**MINIMAL, "walltime": text}).request.walltime, text)
 
+    def test_images(self) -> None:
+        """What a container tool takes as docker://, and files."""
+        digest = f"sha256:{'0a' * 32}"
+        for image in (
+            *(
+                "busybox",
+                "busybox:1",
+                "team/app",
+                "team/app:V1.0_x-y",
+                "docker.io/library/x:latest",
+            ),
+            *("localhost/app", "localhost:5000/a/b", "host:5000/a", "REG.example.com/a__b/c--d.e"),
+            *("127.0.0.1:5000/apps/app:latest", f"busybox@{digest}", f"a-b.c.io:443/x/y@{digest}"),
+        ):
+            for text in (image, f"docker://{image}"):
+                self.assertEqual(parse_job({**MINIMAL, "image": text}).image, image)
+        for path in ("/apps/Solver 2.sif", "/x"):
+            self.assertEqual(parse_job({**MINIMAL, "image": path}).image, path)
+
+    def test_images_that_no_node_can_pull(self) -> None:
+        """The field is named, and what would be right."""
+        digest = f"sha256:{'0a' * 32}"
+        for image in (
+            *("library://x", "library://team/app:1", "http://x/y", "https://registry.io/y"),
+            *("oras://r.io/x", "shub://x/y", "docker-archive:/x.tar", "docker://docker://x"),
+            *("Busybox", "team/App:1", "Team/app", "registry.example.com/Team/app", "LOCALHOST/a"),
+            *(
+                "a//b",
+                "a/",
+                "a:",
+                "a:b:c",
+                "a@b",
+                "a@sha256:00",
+                "a..b",
+                "a-/b",
+                "a___b",
+                "-a.io/b",
+            ),
+            *("host:/a", "host:port/a", f"a:{'t' * 129}", f"a:1@{digest}", "a.io-/b"),
+            *(f"a@{digest.upper()}", f"{'a/' * 128}a", "docker:///etc/x", "x.sif/", "./x.sif"),
+        ):
+            error = self.assertRaises(InvalidArgumentsError, parse_job, {**MINIMAL, "image": image})
+            self.assertIn("job.image is", str(error), image)
+            self.assertIn("registry.example.com/team/app:1.0", str(error))
+        long = f"{'a-' * 2_000_000}/"
+        self.assertRaises(InvalidArgumentsError, parse_job, {**MINIMAL, "image": long})
+
     def test_each_error_names_its_field(self) -> None:
         wrong: dict[str, tuple[object, ...]] = {
             "image": ("", 3, "a b", "$(id)", "-x", ["a"], "a\0b"),
