@@ -40,6 +40,8 @@ class TunnelOptions:
     open_timeout: float = 10.0
     # How long sshd's refusal to forward is believed before forwarding is tried again.
     refusal_kept: float = 600.0
+    # How many addresses that it refused are remembered.
+    max_refusals: int = 1024
     # Where each tunnel takes a session, so many connections with `link.max_sessions` each.
     max_connections: int = 8
 
@@ -84,7 +86,8 @@ class SSHTunnelOpener(Service):
             self._options.link,
             self._options.max_connections,
         )
-        self._refused_at: float | None = None
+        # When sshd last refused to forward to an address, the oldest first: it may allow others.
+        self._refusals: dict[tuple[str, int], float] = {}
         self._was_told = False
 
     @property
@@ -99,8 +102,8 @@ class SSHTunnelOpener(Service):
 
     @property
     def relays(self) -> bool:
-        """Whether tunnels go through the relay, because sshd refused to forward."""
-        return self._is_refused()
+        """Whether some tunnels go through the relay, because sshd refused to forward."""
+        return any(map(self._is_believed, self._refusals.values()))
 
     def startService(self) -> None:
         """Allow tunnels; the first one connects."""
@@ -119,7 +122,7 @@ class SSHTunnelOpener(Service):
     async def _open(self, host: str, port: int, factory: IProtocolFactory) -> IProtocol:
         if not _HOST.fullmatch(host) or not 0 < port < 65536:
             raise TunnelConnectError(f"{host!r}, port {port}, is no address that can be connected")
-        if not self._is_refused():
+        if not self._is_refused(host, port):
             carrier = await self._carriers.with_room(sessions=False)
             try:
                 result = await self._through(
@@ -127,9 +130,9 @@ class SSHTunnelOpener(Service):
                     TunnelChannel(carrier.connection, host, port, factory, carrier.window),
                 )
             except ForwardingRefusedError as e:
-                self._note_refusal(str(e))
+                self._note_refusal(host, port, str(e))
             else:
-                self._note_forwarding()
+                self._note_forwarding(host, port)
                 return result
         return await self._open_relay(host, port, factory)
 
@@ -164,27 +167,37 @@ class SSHTunnelOpener(Service):
 
     # Where sshd does not forward
 
-    def _is_refused(self) -> bool:
-        return (
-            self._refused_at is not None
-            and self._clock.seconds() - self._refused_at < self._options.refusal_kept
-        )
+    def _is_believed(self, refused_at: float) -> bool:
+        return self._clock.seconds() - refused_at < self._options.refusal_kept
 
-    def _note_refusal(self, why: str) -> None:
-        self._refused_at = self._clock.seconds()
+    def _is_refused(self, host: str, port: int) -> bool:
+        refused_at = self._refusals.get((host, port))
+        return refused_at is not None and self._is_believed(refused_at)
+
+    def _note_refusal(self, host: str, port: int, why: str) -> None:
+        self._refusals.pop((host, port), None)
+        self._refusals[host, port] = self._clock.seconds()
+        if len(self._refusals) > self._options.max_refusals:
+            del self._refusals[next(iter(self._refusals))]
         if not self._was_told:
             self._was_told = True
             self._log.warn(
-                "{why}; tunnels go through a relay that runs as a command there, which costs more:"
-                " AllowTcpForwarding and PermitOpen in its sshd_config would allow forwarding",
+                "{why}; tunnels to {host}:{port} and whatever else it refuses go through a relay"
+                " that runs as a command there, which costs more: AllowTcpForwarding and PermitOpen"
+                " in its sshd_config would allow forwarding",
                 why=why[0].upper() + why[1:],
+                host=host,
+                port=port,
             )
 
-    def _note_forwarding(self) -> None:
-        if self._was_told:
+    def _note_forwarding(self, host: str, port: int) -> None:
+        if self._refusals.pop((host, port), None) is not None and self._was_told:
             self._was_told = False
-            self._refused_at = None
-            self._log.warn("The login node's sshd allows forwarding again")
+            self._log.warn(
+                "The login node's sshd allows forwarding to {host}:{port} again",
+                host=host,
+                port=port,
+            )
 
 
 async def _connect(endpoint: LoginNodeEndpoint) -> FlowConnection:

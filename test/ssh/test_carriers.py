@@ -47,6 +47,7 @@ class _OpenerTests(SynchronousTestCase):
                 link=LinkOptions(max_sessions=3, down_patience=3, rng=random.Random(1)),
                 open_timeout=10,
                 refusal_kept=600,
+                max_refusals=3,
                 max_connections=2,
             ),
             connect=self._connect,
@@ -58,9 +59,9 @@ class _OpenerTests(SynchronousTestCase):
         self.attempts.append(attempt)
         return attempt
 
-    def open(self) -> Deferred[IProtocol]:
+    def open(self, host: str = "n1", protocol: Recorder | None = None) -> Deferred[IProtocol]:
         """Ask for a tunnel."""
-        return self.opener.open("n1", 80, one(Recorder()))
+        return self.opener.open(host, 80, one(protocol or Recorder()))
 
     def connect(self) -> FakeServer:
         """The attempt under way succeeds; the connection waits to be primed."""
@@ -258,6 +259,47 @@ class RefusalTests(_OpenerTests):
             server.confirm(self.channels(server, TunnelChannel)[0])
             self.successResultOf(tunnel)
         self.assertEqual([e["log_level"] for e in logs], [LogLevel.warn])
+
+    def test_some_are_refused(self) -> None:
+        """Who may be forwarded to is, whatever else is refused; that is told once, and no end."""
+        self.open()
+        server = self.up()
+        self.assertFalse(self.opener.relays)
+        with capturedLogs() as logs:
+            for count in range(1, 3):
+                self.refuse_forwarding(server)
+                channel = self.channels(server, ExecTunnelChannel)[-1]
+                self.relay_connects(server, channel)
+                self.assertTrue(self.opener.relays)
+                allowed = self.open("n2")
+                server.confirm(self.channels(server, TunnelChannel)[0])
+                self.successResultOf(allowed)
+                for open_channel in (channel, *self.channels(server, TunnelChannel)):
+                    server.close(open_channel)
+                self.assertEqual(
+                    len(server.transport.taken(conch.MSG_CHANNEL_CLOSE)), 1 + 2 * count
+                )
+                self.wait(server, 601)
+                self.assertFalse(self.opener.relays)
+                self.open()
+        self.assertEqual([e["log_level"] for e in logs], [LogLevel.warn])
+
+    def test_refusals_are_bounded(self) -> None:
+        """Of many addresses that are refused the oldest are forgotten, and tried anew."""
+        self.open("n0")
+        server = self.up()
+        for n in range(1, 5):
+            self.refuse_forwarding(server)
+            (channel,) = self.channels(server, ExecTunnelChannel)
+            self.relay_connects(server, channel)
+            server.close(channel)
+            self.open(f"n{n}")
+        self.assertEqual(len(self.opener._refusals), 3)
+        self.refuse_forwarding(server)
+        self.open("n4")
+        self.assertEqual(self.channels(server, TunnelChannel), [])
+        self.open("n0")
+        self.assertEqual(len(self.channels(server, TunnelChannel)), 1)
 
     def test_sessions(self) -> None:
         """No more relays on a connection than it has sessions; then a further connection."""
