@@ -18,7 +18,13 @@ from jarvice_slurmd.errors import (
 )
 from jarvice_slurmd.ssh.command import SessionRefusedError
 from jarvice_slurmd.ssh.flow import FlowConnection
-from jarvice_slurmd.ssh.relay import NO_PROGRAM, parse_connected, parse_reason, render_relay
+from jarvice_slurmd.ssh.relay import (
+    NO_PROGRAM,
+    parse_connected,
+    parse_ended,
+    parse_reason,
+    render_relay,
+)
 from jarvice_slurmd.ssh.shell import (
     MAX_PREAMBLE,
     PreambleFilter,
@@ -28,15 +34,16 @@ from jarvice_slurmd.ssh.shell import (
 )
 from jarvice_slurmd.ssh.tunnel import TunnelChannel
 
-# What is kept of a relay's stderr until it has connected, in bytes.
+# What is kept of a relay's stderr, until it has connected and then, in bytes.
 _MAX_STDERR = 16 * 1024
+_TAIL = 64
 
 
 class ExecTunnelChannel(TunnelChannel):
     """A session channel whose command's stdin and stdout are the stream.
 
-    Flow control and ends are those of `StreamChannel`; only a far end that breaks the connection
-    is told by the command's exit status.
+    Flow control and ends are those of `StreamChannel`; only an end of data must have been said on
+    stderr, and a status other than 0 is a far end that broke the connection.
     """
 
     name = b"session"
@@ -58,6 +65,7 @@ class ExecTunnelChannel(TunnelChannel):
         self._stderr = PreambleFilter(self._invocation.nonce)
         self._said = b""
         self._is_connected = False
+        self._is_end_said = False
         self._status: int | None = None
 
     def channelOpen(self, specificData: bytes) -> None:
@@ -93,12 +101,20 @@ class ExecTunnelChannel(TunnelChannel):
             super().arrived(rest)
 
     def take_extended(self, data: bytes) -> None:
-        """Some of stderr: whether the relay has connected, or why not."""
+        """Some of stderr: whether the relay has connected, or why not; and how it ends."""
         super().take_extended(data)
-        if not self._is_connected:
-            self._said = (self._said + self._stderr.feed(data))[-_MAX_STDERR:]
-            if self._stdout.started and parse_connected(self._said):
-                self._connected()
+        said = self._said + self._stderr.feed(data)
+        self._said = said[-(_TAIL if self._is_connected else _MAX_STDERR) :]
+        self._is_end_said = self._is_end_said or parse_ended(said)
+        if not self._is_connected and self._stdout.started and parse_connected(said):
+            self._connected()
+
+    def eofReceived(self) -> None:
+        """Nothing more comes: the far end's end, or the end of a relay that has lost it."""
+        if self._is_connected and not self._is_end_said:
+            self.conn.sendClose(self)
+        else:
+            super().eofReceived()
 
     def _connected(self) -> None:
         if not self._is_connected and not self._is_settled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from typing import Any
 
 import treq
@@ -24,10 +25,39 @@ from test.cluster.interactive import (
     InteractiveTestCase,
     application_text,
     frame,
+    interactive_text,
 )
 
 reactor: Any = _reactor
 
+# A service that ends every connection itself: after a whole response that did not say so, after one
+# that is as long as it lasts (/until), in the middle of that when told to (/broken and /break), or
+# after a WebSocket's handshake and a word (/websocket).
+ENDING = """
+import os, socket, struct, threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+told = threading.Event()
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        name = self.path.split("/")[-1]
+        self.send_response(101 if name == "websocket" else 200)
+        if name == "websocket":
+            self.send_header("Upgrade", "websocket")
+            self.send_header("Connection", "Upgrade")
+        elif name not in ("until", "broken"):
+            self.send_header("Content-Length", "4")
+        self.end_headers()
+        self.wfile.write(b"word")
+        self.close_connection = True
+        if name == "break":
+            told.set()
+        if name == "broken":
+            told.wait()
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            os.close(self.connection.detach())
+ThreadingHTTPServer(("0.0.0.0", int(os.environ["JARVICE_SERVICE_PORT"])), Handler).serve_forever()
+"""
 NOTHING = {"about": "", "help": "", "url": "", "actions": {}}
 HTML = {"Accept": "text/html"}
 MEGABYTE = 1024 * 1024
@@ -387,6 +417,25 @@ class NoForwardingTests(InteractiveTestCase):
         await self.until(is_closed)
         told = [line for line in logged if "AllowTcpForwarding" in line]
         self.assertEqual(len(told), 1, logged)
+
+    async def test_service_ends(self) -> None:
+        """The service's own end of a connection is passed on through a relay, and no other."""
+        job = await self.start(interactive_text(f"exec python3 -c {shlex.quote(ENDING)}"))
+        await self.until_open(job)
+        for _ in range(5):
+            # The tunnel is kept, and given up when its end has come.
+            self.assertEqual((await self.ask(job, "/kept")).body, b"word")
+        peer = await self.request(job, "/until", "Connection: close")
+        self.assertTrue((await peer.head()).startswith(b"HTTP/1.1 200 "))
+        self.assertIn(b"word", await peer.rest())
+        self.assertFalse(peer.was_reset)
+        peer = await self.websocket(job)
+        self.assertEqual(await peer.rest(), b"word")
+        peer = await self.request(job, "/broken")
+        await peer.until(b"word")
+        self.assertEqual((await self.ask(job, "/break")).body, b"word")
+        await peer.gone()
+        self.assertTrue(peer.was_reset)
 
 
 class DeployedTests(InteractiveTestCase):

@@ -113,6 +113,15 @@ class Sshd:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal)
 
+    def commands(self) -> list[int]:
+        """What its users run, also what was left behind: their processes have its home."""
+        home = f"HOME={self.environment['HOME']}".encode()
+        return [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/environ")
+            if home in _contents(path).split(b"\0")
+        ]
+
     def stop_listening(self) -> None:
         """Stop the listener; connections live on."""
         if self._process is not None:
@@ -143,3 +152,11 @@ def _name(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except (FileNotFoundError, ProcessLookupError):
         return ""
+
+
+def _contents(path: Path) -> bytes:
+    """What a file of a process's says, nothing when the process has ended."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

@@ -42,6 +42,10 @@ class Recorder(Protocol):
         """Whether it got exactly this."""
         return self.data == data
 
+    def saw(self, event: str) -> bool:
+        """Whether that has happened."""
+        return event in self.events
+
     def dataReceived(self, data: bytes) -> None:
         """Keep it."""
         self.data += data

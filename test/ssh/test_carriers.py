@@ -10,6 +10,7 @@ from twisted.conch.ssh import connection as conch
 from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.keys import Key
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
@@ -25,7 +26,7 @@ from jarvice_slurmd.ssh.host_keys import HostKeyPolicy
 from jarvice_slurmd.ssh.options import LinkOptions
 from jarvice_slurmd.ssh.tunnel import TunnelChannel
 from test.ssh.fake_transport import FakeServer
-from test.ssh.streams import Recorder, one
+from test.ssh.streams import HalfCloseRecorder, Recorder, one
 
 
 class _OpenerTests(SynchronousTestCase):
@@ -361,6 +362,47 @@ class RefusalTests(_OpenerTests):
         server.exit_status(channel, 1)
         server.close(channel)
         self.assertEqual(protocol.events, ["lost"])
+
+    def relay(self, protocol: Recorder) -> tuple[FakeServer, ExecTunnelChannel]:
+        """A tunnel through a relay that has connected."""
+        tunnel = self.open(protocol=protocol)
+        server = self.up()
+        self.refuse_forwarding(server)
+        (channel,) = self.channels(server, ExecTunnelChannel)
+        self.relay_connects(server, channel)
+        self.successResultOf(tunnel)
+        return server, channel
+
+    def test_end_that_was_said(self) -> None:
+        """The far end's end is one when the relay has said so; our data still goes out."""
+        server, channel = self.relay(protocol := HalfCloseRecorder())
+        server.stdout(channel, b"last words")
+        for piece in (b"jarvice-", b"ended\n"):
+            server.stderr(channel, piece)
+        self.assertEqual(protocol.events, [])
+        server.eof(channel)
+        self.assertEqual((protocol.data, protocol.events), (b"last words", ["read lost"]))
+        channel.write(b"more")
+        sent = [getNS(d[4:])[0] for d in server.transport.taken(conch.MSG_CHANNEL_DATA)]
+        self.assertEqual(sent[-1], b"more")
+        server.exit_status(channel, 1)
+        server.close(channel)
+        self.assertEqual(protocol.events, ["read lost", "lost"])
+        self.assertIsNotNone(protocol.reason.check(ConnectionLost))
+
+    def test_end_that_was_not_said(self) -> None:
+        """An end of a relay that did not say it is a break, after all that came before it."""
+        server, channel = self.relay(protocol := HalfCloseRecorder())
+        channel.pauseProducing()
+        server.stdout(channel, b"last words")
+        closes = len(server.transport.taken(conch.MSG_CHANNEL_CLOSE))
+        server.eof(channel)
+        self.assertEqual(len(server.transport.taken(conch.MSG_CHANNEL_CLOSE)), closes + 1)
+        server.close(channel)
+        self.assertEqual(protocol.events, [])
+        channel.resumeProducing()
+        self.assertEqual((protocol.data, protocol.events), (b"last words", ["lost"]))
+        self.assertIsNotNone(protocol.reason.check(ConnectionLost))
 
     def test_stderr_pays_nothing_back(self) -> None:
         """What a relay prints beside the stream frees no window that the reader still owes."""

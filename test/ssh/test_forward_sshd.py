@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 import socket
 import sys
 from functools import partial
@@ -15,10 +18,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.logger import LogLevel, capturedLogs
-from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -36,6 +38,7 @@ from test.ssh.streams import HalfCloseRecorder, Recorder, Source, one
 _KEY = ed25519.Ed25519PrivateKey.generate()
 _MIB = 1 << 20
 _REFUSED = "AllowTcpForwarding no"
+_COREUTILS = ("head", "cat", "sleep", "tail", "timeout", "readlink")
 
 
 @implementer(IHalfCloseableProtocol)
@@ -311,7 +314,7 @@ class RelayTests(_TunnelTests):
         sshd = Sshd([_KEY], config)
         programs = Path(sshd.path, "bin")
         programs.mkdir()
-        for name in ("sh", "head", "cat", "grep", "sleep", program):
+        for name in (*_COREUTILS, "sh", "grep", program):
             if name is not None:
                 # A shim of pyenv's is no program of its own.
                 path = sys.executable if name == "python3" else shutil.which(name)
@@ -327,7 +330,7 @@ class RelayTests(_TunnelTests):
         """Streams through a relay, to their ends, and what happens when there is no port."""
         sshd = self.start_refusing(program)
         opener = self.opener(sshd)
-        port, services = self.listen()
+        port, _ = self.listen()
         with capturedLogs() as logs:
             for size in (1, 3 * _MIB + 7):
                 await self.check_stream(opener, port, size)
@@ -338,18 +341,97 @@ class RelayTests(_TunnelTests):
             with self.assertRaises(TunnelConnectError) as caught:
                 await opener.open("127.0.0.1", closed.getsockname()[1], one(Recorder()))
         self.assertIn("refused", str(caught.exception))
+        await self.check_nothing_left(sshd, opener)
+
+    async def check_nothing_left(self, sshd: Sshd, opener: SSHTunnelOpener) -> None:
+        """No tunnel, no session, and no process on the login node."""
+        await self.until(lambda: not opener.tunnels and not sshd.commands())
+
+    async def check_ends(self, program: str, *, halves: bool = True) -> None:
+        """How the far end ends is told at once, while nobody writes, and leaves nothing.
+
+        `halves` says whether the program still sends after the far end's end of data.
+        """
+        sshd = self.start_refusing(program)
+        opener = self.opener(sshd)
+        port, services = self.listen(HalfCloseRecorder)
+        for make in (Recorder, HalfCloseRecorder):
+            for end, reason in (
+                ("loseConnection", ConnectionDone),
+                ("abortConnection", ConnectionLost),
+            ):
+                protocol = make()
+                await opener.open("127.0.0.1", port, one(protocol))
+                await self.until(lambda: services.connections)
+                service = services.connections.pop()
+                service.transport.write(b"bye" * 100_000)
+                await protocol.until(partial(protocol.has, b"bye" * 100_000))
+                getattr(service.transport, end)()
+                if end == "loseConnection" and isinstance(protocol, HalfCloseRecorder):
+                    await protocol.until(partial(protocol.saw, "read lost"))
+                    if halves:
+                        # A closed port answers data with a reset: told as the break that it is.
+                        while "lost" not in protocol.events:
+                            protocol.transport.write(b"x")
+                            await deferLater(reactor, 0.02)  # type: ignore[arg-type]
+                        reason = ConnectionLost
+                await protocol.lost
+                self.assertIsNotNone(protocol.reason.check(reason), (make, end, protocol.reason))
+                self.assertEqual(
+                    "read lost" in protocol.events,
+                    make is HalfCloseRecorder and end == "loseConnection",
+                )
+                await self.check_nothing_left(sshd, opener)
+        if halves:
+            await self.check_half_close(opener, port, services)
+            await self.check_nothing_left(sshd, opener)
+        await self.check_leaving(opener, port, services)
+        await self.check_nothing_left(sshd, opener)
         protocol = Recorder()
         await opener.open("127.0.0.1", port, one(protocol))
-        await self.until(lambda: len(services.connections) == 3)
-        gone: Deferred[None] = Deferred()
+        pids = sshd.commands()
+        self.assertNotEqual(pids, [])
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await protocol.lost
+        self.assertIsNotNone(protocol.reason.check(ConnectionLost))
+        await self.check_nothing_left(sshd, opener)
 
-        def lost(reason: Failure = connectionDone) -> None:
-            gone.callback(None)
+    async def check_half_close(
+        self, opener: SSHTunnelOpener, port: int, services: Services
+    ) -> None:
+        """A service that has ended its data still gets ours."""
+        services.connections.clear()
+        protocol = HalfCloseRecorder()
+        await opener.open("127.0.0.1", port, one(protocol))
+        await self.until(lambda: services.connections)
+        (service,) = services.connections
+        service.transport.loseWriteConnection()
+        await protocol.until(partial(protocol.saw, "read lost"))
+        for data in (b"a", b"b" * 3_000_000):
+            service.data.clear()
+            protocol.transport.write(data)
+            await service.until(partial(service.has, data))
+        protocol.transport.loseWriteConnection()
+        await service.until(partial(service.saw, "read lost"))
+        service.transport.loseConnection()
+        await protocol.lost
+        self.assertIsNotNone(protocol.reason.check(ConnectionDone))
 
-        services.connections[-1].connectionLost = lost
+    async def check_leaving(self, opener: Any, port: int, services: Services) -> None:
+        """Our leaving is told to a service that says nothing, and does not take it for its end."""
+        services.connections.clear()
+        protocol = Recorder()
+        await opener.open("127.0.0.1", port, one(protocol))
+        await self.until(lambda: services.connections)
+        (service,) = services.connections
+        protocol.transport.write(b"last words")
         protocol.transport.loseConnection()
-        await gone
+        await service.until(partial(service.saw, "read lost"))
+        self.assertEqual(service.data, b"last words")
         await self.until(lambda: not opener.tunnels)
+        service.transport.loseConnection()
 
     async def test_python(self) -> None:
         """With python3."""
@@ -374,6 +456,23 @@ class RelayTests(_TunnelTests):
         await protocol.until(lambda: len(protocol.data) == 3_000_000)
         protocol.transport.loseConnection()
         await protocol.lost
+        await self.check_nothing_left(sshd, opener)
+
+    async def test_ends_with_python(self) -> None:
+        """How a relay of python3's ends."""
+        await self.check_ends("python3")
+
+    async def test_ends_with_socat(self) -> None:
+        """How socat ends."""
+        await self.check_ends("socat")
+
+    async def test_ends_with_nc(self) -> None:
+        """How nc ends, which sends no more after the far end's end."""
+        await self.check_ends("nc", halves=False)
+
+    async def test_ends_with_bash(self) -> None:
+        """How bash ends."""
+        await self.check_ends("bash")
 
     async def test_nothing(self) -> None:
         """A login node with none of the programs."""

@@ -8,7 +8,8 @@ import subprocess
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from jarvice_slurmd.ssh.relay import parse_connected, parse_reason, render_relay
+from jarvice_slurmd.ssh import relay
+from jarvice_slurmd.ssh.relay import parse_connected, parse_ended, parse_reason, render_relay
 
 
 class ParseTests(SynchronousTestCase):
@@ -36,6 +37,11 @@ class ParseTests(SynchronousTestCase):
         ):
             self.assertFalse(parse_connected(line), line)
 
+    def test_ended(self) -> None:
+        """What every program's watcher says, and nothing else."""
+        self.assertTrue(parse_ended(b"x) open\njarvice-ended\n"))
+        self.assertFalse(parse_ended(b"socat[1] N socket 2 (fd 5) is at EOF\n"))
+
     def test_reason(self) -> None:
         """The last line, or socat's error, which is not its last line."""
         self.assertEqual(parse_reason(b""), "no reason given")
@@ -58,6 +64,17 @@ class RenderTests(SynchronousTestCase):
             )
             self.assertEqual(checked.stderr, b"")
 
+    def test_programs(self) -> None:
+        """The text of each program can be read by what is to run it."""
+        compile(relay._PYTHON, "relay", "exec")
+        for shell, text in (
+            ("bash", relay._BASH),
+            ("sh", relay._FEEDER),
+            ("sh", relay._NC),
+        ):
+            checked = subprocess.run([shell, "-n"], input=text.encode(), capture_output=True)
+            self.assertEqual((checked.returncode, checked.stderr), (0, b""))
+
     def test_quoted(self) -> None:
         """Host names are data, whatever they hold."""
-        self.assertIn("host='$(reboot)'", render_relay("$(reboot)", 80))
+        self.assertIn("host='$(reboot)'\n", render_relay("$(reboot)", 80))
