@@ -90,6 +90,9 @@ class CheckTests(SynchronousTestCase):
         found = self.check(cluster, "--on-compute-node", "--partition", "debug", status=1)
         for name in ("folder on the compute node", "flock across nodes", "work folder"):
             self.assertEqual(found[name][0], "ok", self.printed)
+        self.assertEqual(found["commands on the compute node"][0], "ok", self.printed)
+        # A busy machine may take too long to compare them, but they are read in their order.
+        self.assertRegex(found["clock of the compute node"][1], "no difference|at some moment of")
         self.assertEqual(found["container tool"][0], "failed", self.printed)
         self.assertIn("on the compute node", found["container tool"][1])
         self.assertEqual(list(cluster.scratch.rglob("*check*")), [])
