@@ -66,15 +66,16 @@ class Daemon(ProcessProtocol):
         arguments: list[str],
         tell: Callable[[str], None],
     ) -> Daemon:
-        """Start the daemon in the foreground with these settings and arguments."""
+        """Start the daemon with these settings and arguments; it inherits none of our settings."""
         daemon = cls(tell)
         twistd = Path(sys.executable).parent / "twistd"
         command = [str(twistd), "--nodaemon", "--pidfile=", "jarvice-slurmd", *arguments]
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("JARVICE_")}
         reactor.spawnProcess(
             daemon,
             str(twistd),
             command,
-            env={**os.environ, **environment},
+            env={**inherited, **environment},
             path=str(PROJECT),
             childFDs={0: "w", 1: "r", 2: "r"},
         )

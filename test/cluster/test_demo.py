@@ -23,6 +23,13 @@ for package; do :; done
 [ "$package" != "$MISSING" ] && printf 'ii '
 """
 
+#: A sitecustomize module with which the daemon, and nothing else, finds a wrong setting.
+WRONG_SETTING = """\
+import os, sys
+if "jarvice-slurmd" in sys.orig_argv:
+    os.environ["JARVICE_SLURM_OVERLAY_SIZE"] = "much"
+"""
+
 
 class DemoTestCase(TestCase):
     """Runs programs with a PATH and a temporary folder of their own."""
@@ -90,8 +97,11 @@ class DemoTests(DemoTestCase):
     """`python -m deploy.demo`, which is what `make demo` runs."""
 
     def test_all_of_it(self) -> None:
-        """Without a terminal it tells its story, ends by itself, and leaves nothing."""
-        done = self.demo()
+        """Without a terminal it tells its story, ends by itself, and leaves nothing.
+
+        Settings that the caller has exported, for a daemon of its own, are no matter.
+        """
+        done = self.demo(JARVICE_SCHED_SERVER_KEY="upstream:password", JARVICE_SLURM_EXECUTOR="x")
         self.assertEqual(done.returncode, 0, done.stdout)
         story = [
             "A private Slurm cluster",
@@ -138,7 +148,8 @@ class DemoTests(DemoTestCase):
 
     def test_no_daemon(self) -> None:
         """A daemon that ends: its own words are shown, and the cluster goes all the same."""
-        done = self.demo(JARVICE_SLURM_OVERLAY_SIZE="much")
+        (self.folder / "sitecustomize.py").write_text(WRONG_SETTING)
+        done = self.demo(PYTHONPATH=str(self.folder))
         self.assert_failure_told(
             done,
             "│   JARVICE_SLURM_OVERLAY_SIZE is 'much'",
