@@ -9,16 +9,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.posixbase import PosixReactorBase
-from twisted.internet.task import deferLater, react
+from twisted.internet.task import deferLater
 from twisted.web.client import Agent
 
 from deploy.demo.processes import (
     Daemon,
+    DevCluster,
     DevClusterFailedError,
-    devcluster,
     free_port,
     parse_exports,
 )
@@ -51,6 +54,13 @@ echo saved >/opt-result && echo "its own disk: $(df -m / | awk 'NR == 2 { print 
 #: Seconds that the story may take, once the cluster is up, before the demo gives up.
 PATIENCE = 90.0
 
+#: What ends the story: too early, or, once everything has been shown, as it is meant to end.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class InterruptedStoryError(Exception):
+    """A signal has ended the story."""
+
 
 class Demo:
     """The story, in the order in which it is told."""
@@ -58,37 +68,74 @@ class Demo:
     def __init__(self, reactor: PosixReactorBase, screen: Screen) -> None:
         self._reactor = reactor
         self._screen = screen
-        self._state = tempfile.mkdtemp(prefix="jarvice-slurmd-demo-")
+        self._cluster = DevCluster(tempfile.mkdtemp(prefix="jarvice-slurmd-demo-"))
         self._deadline = time.monotonic() + PATIENCE
         self._daemon: Daemon | None = None
         self._registry = self._user = self._password = ""
         self._shell = ""
         self._is_up = False
+        self._story: Deferred[bool] | None = None
+        self._signal: signal.Signals | None = None
+        #: Fires when a person has seen enough; there once everything has been shown.
+        self._enough: Deferred[None] | None = None
 
-    async def run(self) -> bool:
-        """Tell the story, and clean up behind it; True when all of it worked."""
+    async def run(self) -> int:
+        """Tell the story, and clean up behind it; the exit status is 0 when all of it worked."""
+        for number in SIGNALS:
+            signal.signal(number, self._receive)
+        self._story = Deferred.fromCoroutine(self._tell())
+        status = 1
         try:
-            worked = await self._tell()
-        except (UpstreamError, DevClusterFailedError, TimeoutError) as error:
-            self._screen.bad(str(error))
-            worked = False
+            status = 0 if await self._story else 1
         except Exception as error:  # whatever it is, it ends the story and has to be told
-            self._screen.bad(f"{type(error).__name__}: {error}")
-            worked = False
+            if self._signal is not None:
+                self._screen.bad(f"interrupted by {self._signal.name}")
+                status = 128 + self._signal
+            elif isinstance(error, UpstreamError | DevClusterFailedError | TimeoutError):
+                self._screen.bad(str(error))
+            else:
+                self._screen.bad(f"{type(error).__name__}: {error}")
+        self._story = None
         try:
             await self._clean_up()
         except DevClusterFailedError as error:
             self._screen.bad(str(error))
-            worked = False
-        return worked
+            status = status or 1
+        return status
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._interrupt, signal.Signals(number))
+
+    def _interrupt(self, number: signal.Signals) -> None:
+        """End what is going on; what comes while all is cleaned up changes nothing."""
+        if self._story is None or self._signal is not None:
+            return
+        if self._enough is not None:
+            if not self._enough.called:
+                self._enough.callback(None)
+            return
+        self._signal = number
+        # A command of the cluster's is left to end in good order, and ends the story.
+        if not self._cluster.interrupt():
+            self._story.cancel()
+
+    async def _devcluster(self, command: str) -> str:
+        printed = await self._cluster.run(command)
+        self._check_signal()
+        return printed
+
+    def _check_signal(self) -> None:
+        if self._signal is not None:
+            raise InterruptedStoryError(self._signal.name)
 
     async def _tell(self) -> bool:
         screen = self._screen
         screen.title("A private Slurm cluster: login node, controller, two compute nodes")
-        devcluster("up", "--state", self._state, "--apptainer", "--registry")
+        await self._cluster.up("--apptainer", "--registry")
         self._is_up = True
+        self._check_signal()
         self._deadline = time.monotonic() + PATIENCE
-        for line in devcluster("status", "--state", self._state).splitlines():
+        for line in (await self._devcluster("status")).splitlines():
             screen.plain(line)
         url = await self._start_daemon()
         upstream = Upstream(url, Agent(self._reactor))
@@ -107,7 +154,7 @@ class Demo:
         screen.title("The daemon, which knows nothing of it but an address and a key")
         port = free_port()
         endpoint = f"tcp:{port}:interface=127.0.0.1"
-        environment = parse_exports(devcluster("env", "--state", self._state))
+        environment = parse_exports(await self._devcluster("env"))
         self._registry = environment["JARVICE_SYSTEM_REGISTRY"]
         self._user, self._password = (
             base64.b64decode(environment[f"JARVICE_DOCKER_{name}"]).decode()
@@ -227,9 +274,10 @@ class Demo:
 
     async def _leave_up(self, url: str) -> None:
         screen = self._screen
+        self._enough = Deferred()
         screen.title("Everything stays up until Ctrl-C")
         screen.plain(f"the daemon     {url}/ready  {url}/running  {url}/queued")
-        screen.plain(f"the login node ssh -F {self._state}/ssh/config login squeue")
+        screen.plain(f"the login node ssh -F {self._cluster.state}/ssh/config login squeue")
         screen.plain(f"open this      {self._shell}")
         screen.plain()
         screen.plain("submit a job of your own:")
@@ -239,18 +287,11 @@ class Demo:
             '"hpc_script": {"singularity": "\'$script\'"}}'
         )
         screen.plain(f"  curl -s {url}/submit --data-urlencode 'args={args}'")
-        stop: Deferred[None] = Deferred()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(
-                number,
-                lambda *_: self._reactor.callFromThread(
-                    lambda: None if stop.called else stop.callback(None)
-                ),
-            )
-        await stop
+        await self._enough
         screen.plain()
 
     async def _pause(self, seconds: float) -> None:
+        self._check_signal()
         if time.monotonic() > self._deadline:
             raise TimeoutError(f"nothing more happened within {PATIENCE:.0f} seconds")
         if self._daemon is not None and self._daemon.ended.called:
@@ -262,23 +303,30 @@ class Demo:
         if self._daemon is not None:
             await self._daemon.stop()
             self._screen.step("the daemon has answered what was asked and ended")
-        if self._is_up:
-            devcluster("down", "--state", self._state)
+        # An `up` that was interrupted may have been done with all but its exit.
+        if self._is_up or self._signal is not None:
+            await self._cluster.run("down")
             self._screen.step("the cluster is gone")
-        shutil.rmtree(self._state, ignore_errors=True)
+        shutil.rmtree(self._cluster.state, ignore_errors=True)
 
 
 def main() -> None:
     """Run the demo; the exit status is 0 only when all of it worked."""
+    loop: Any = reactor
+    # What a signal leaves that comes before the story begins.
+    status = 128 + signal.SIGTERM
 
-    def story(reactor: PosixReactorBase) -> Deferred[None]:
-        async def tell() -> None:
-            if not await Demo(reactor, Screen()).run():
-                raise SystemExit(1)
+    async def tell() -> None:
+        nonlocal status
+        status = 1
+        try:
+            status = await Demo(loop, Screen()).run()
+        finally:
+            loop.stop()
 
-        return Deferred.fromCoroutine(tell())
-
-    react(story)
+    loop.callWhenRunning(lambda: Deferred.fromCoroutine(tell()))
+    loop.run()
+    sys.exit(status)
 
 
 if __name__ == "__main__":

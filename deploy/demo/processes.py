@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IProcessTransport, IReactorProcess
 from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 DEVCLUSTER = Path(__file__).parent.parent / "devcluster" / "devcluster"
@@ -25,16 +27,55 @@ class DevClusterFailedError(Exception):
     """A command of the development cluster failed; it has said why."""
 
 
-def devcluster(command: str, *arguments: str) -> str:
-    """Run a command of the development cluster; returns what it printed.
+class DevCluster:
+    """The development cluster in a folder, which goes down with this process however that ends.
 
-    Raises `DevClusterFailedError` when it failed.
+    Its commands are process groups of their own: a terminal's Ctrl-C does not reach them.
     """
-    words = [sys.executable, str(DEVCLUSTER), command, *arguments]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise DevClusterFailedError(f"devcluster {command} failed: the reason stands above")
-    return done.stdout
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+        self._running: subprocess.Popen[str] | None = None
+
+    async def up(self, *options: str) -> None:
+        """Bring it up."""
+        await self.run("up", f"--owner={os.getpid()}", *options)
+
+    async def run(self, command: str, *arguments: str) -> str:
+        """Run a command of the development cluster; returns what it printed.
+
+        Raises `DevClusterFailedError` when it failed.
+        """
+        child = self._running = _start_devcluster(command, "--state", self.state, *arguments)
+        output, _ = await deferToThread(child.communicate)
+        self._running = None
+        if child.returncode:
+            raise DevClusterFailedError(f"devcluster {command} failed: the reason stands above")
+        return str(output)
+
+    def interrupt(self) -> bool:
+        """End the command that runs as Ctrl-C would; False when there is none."""
+        if self._running is None or self._running.returncode is not None:
+            return False
+        pid = self._running.pid
+        try:
+            os.killpg(pid, signal.SIGINT)
+        except PermissionError:  # it is sudo's, which hands on what root sends it
+            subprocess.run(["sudo", "-n", "kill", "-INT", str(pid)], check=False)
+        except ProcessLookupError:  # it has just ended
+            pass
+        return True
+
+
+def _start_devcluster(*arguments: str) -> subprocess.Popen[str]:
+    # A group and no session: sudo remembers a password by the terminal of the session.
+    return subprocess.Popen(
+        [sys.executable, str(DEVCLUSTER), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
 
 
 def parse_exports(text: str) -> dict[str, str]:
@@ -67,6 +108,7 @@ class Daemon(ProcessProtocol):
         tell: Callable[[str], None],
     ) -> Daemon:
         """Start the daemon with these settings and arguments; it inherits none of our settings."""
+
         daemon = cls(tell)
         twistd = Path(sys.executable).parent / "twistd"
         command = [str(twistd), "--nodaemon", "--pidfile=", "jarvice-slurmd", *arguments]
@@ -89,9 +131,9 @@ class Daemon(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:  # noqa: N802
         """It is gone; `ended` fires with its exit status, or minus the signal that ended it."""
-        signal = getattr(reason.value, "signal", None)
+        number = getattr(reason.value, "signal", None)
         status = getattr(reason.value, "exitCode", None)
-        self.ended.callback(-signal if status is None and signal else status)
+        self.ended.callback(-number if status is None and number else status)
 
     async def stop(self) -> int | None:
         """End it as Kubernetes would, with SIGTERM; returns how it ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Final, TextIO
 
@@ -56,4 +57,6 @@ class Screen:
         return f"\x1b[{colour}m{text}\x1b[{_PLAIN}m" if self._colours else text
 
     def _print(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        # Nobody may be there any more; what the demo does, cleaning up above all, goes on.
+        with contextlib.suppress(OSError):
+            print(text, file=self._stream, flush=True)

@@ -25,12 +25,15 @@ from deploy.devcluster.layout import (
 # What `status` answers a script, as `systemctl status` does: up, a part is down, no cluster.
 _UP, _DEGRADED, _NONE = 0, 1, 4
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def main() -> int:
     """Run one command; the exit status."""
     arguments = _parser().parse_args()
     state = Path(os.path.abspath(arguments.state or default_state()))
-    signal.signal(signal.SIGTERM, _interrupted)
+    for number in _SIGNALS:
+        signal.signal(number, _interrupted)
     try:
         if os.geteuid() != 0:
             _become_root(state, arguments)
@@ -45,6 +48,9 @@ def main() -> int:
 
 
 def _interrupted(_signal: int, _frame: FrameType | None) -> None:
+    # What was started is ended now; that is done to its end.
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

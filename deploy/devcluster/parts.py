@@ -113,7 +113,7 @@ def run(
     """
     words = [*argv]
     try:
-        done = subprocess.run(
+        child = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -121,14 +121,24 @@ def run(
             text=True,
             errors="replace",
             env=env,
-            timeout=seconds,
-            check=False,
         )
     except FileNotFoundError as error:
         raise DevClusterError(f"{words[0]} is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise DevClusterError(f"{words[0]} did not end in {seconds:.0f} s") from error
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout or "see above").strip()
-        raise DevClusterError(f"{' '.join(words)} failed ({done.returncode}): {said}")
-    return done.stdout
+    with child:
+        try:
+            stdout, stderr = child.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            child.kill()
+            raise DevClusterError(f"{words[0]} did not end in {seconds:.0f} s") from error
+        except KeyboardInterrupt:
+            # Not killed: it cleans up behind itself, and what installs packages is not cut short.
+            child.terminate()
+            child.communicate()
+            raise
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode != 0:
+        said = (stderr or stdout or "see above").strip()
+        raise DevClusterError(f"{' '.join(words)} failed ({child.returncode}): {said}")
+    return stdout

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from unittest import TestCase
 
@@ -17,17 +21,32 @@ INSTALL = PROJECT / "deploy" / "install-packages"
 #: Puts a user who is not root around a command, though it may read what root may.
 AS_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 
+#: Gives a command a session of its own, with the terminal that it reads from.
+ON_TERMINAL = ("setsid", "--ctty")
+
+#: Seconds until what never ends is given up; far more than anything here takes.
+PATIENCE = 300.0
+
 #: dpkg-query(1) for a machine on which one package is missing; NONE is missing there.
 DPKG_QUERY = """#!/bin/sh
 for package; do :; done
 [ "$package" != "$MISSING" ] && printf 'ii '
 """
 
+
 #: A sitecustomize module with which the daemon, and nothing else, finds a wrong setting.
 WRONG_SETTING = """\
 import os, sys
 if "jarvice-slurmd" in sys.orig_argv:
     os.environ["JARVICE_SLURM_OVERLAY_SIZE"] = "much"
+"""
+
+#: apt-get(8) that can't be interrupted while it installs.
+APT_GET = """#!/bin/sh
+trap '' INT TERM
+echo >>"$APT.began"
+sleep 2
+echo >>"$APT.done"
 """
 
 
@@ -56,9 +75,6 @@ class DemoTestCase(TestCase):
         self, *words: str | Path, missing: str = "NONE", **environ: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a program without a terminal; what it prints is one text."""
-        inherited: Mapping[str, str] = {
-            name: value for name, value in os.environ.items() if not name.startswith("JARVICE_")
-        }
         return subprocess.run(
             [str(word) for word in words],
             stdin=subprocess.DEVNULL,
@@ -66,16 +82,17 @@ class DemoTestCase(TestCase):
             stderr=subprocess.STDOUT,
             text=True,
             cwd=PROJECT,
-            env={
-                **inherited,
-                "PATH": f"{self.bin}:{os.environ['PATH']}",
-                "TMPDIR": str(self.tmp),
-                "MISSING": missing,
-                **environ,
-            },
-            timeout=170,
+            env=self.environ(MISSING=missing, **environ),
+            timeout=PATIENCE,
             check=False,
         )
+
+    def environ(self, **changes: str) -> Mapping[str, str]:
+        """The environment of what is run."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("JARVICE_")}
+        path = f"{self.bin}:{os.environ['PATH']}"
+        own = {"PATH": path, "TMPDIR": str(self.tmp), "MISSING": "NONE"}
+        return {**inherited, **own, **changes}
 
     def demo(self, *before: str, **keywords: str) -> subprocess.CompletedProcess[str]:
         """Run the demo."""
@@ -83,14 +100,20 @@ class DemoTestCase(TestCase):
 
     def assert_nothing_left(self) -> None:
         """The demo's folder is gone, and so is every process that worked in it."""
-        self.assertEqual(list(self.tmp.iterdir()), [])
+        self.assertEqual(self.left(), [])
+
+    def left(self) -> list[str]:
+        """Its folder, and the processes that work in it: the demo's own, and the cluster's."""
+        found = [str(path) for path in self.tmp.iterdir()]
         mark = os.fsencode(self.tmp)
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                found = mark in (process / "cmdline").read_bytes()
+                words = (process / "cmdline").read_bytes()
+                if mark in words + (process / "environ").read_bytes():
+                    found.append(f"{process}: {words!r}")
             except OSError:
                 continue
-            self.assertFalse(found, process)
+        return found
 
 
 class DemoTests(DemoTestCase):
@@ -165,6 +188,120 @@ class DemoTests(DemoTestCase):
             "    apt-get install --no-install-recommends slurmctld\n",
             "devcluster: this takes root",
         )
+
+
+class RunningDemo:
+    """A demo that runs, in a process group of its own, and what it has printed."""
+
+    def __init__(self, environ: Mapping[str, str], *before: str, is_on_terminal: bool) -> None:
+        self.text = ""
+        # On a terminal it reads from and prints to one, which is told nothing else than here.
+        self.printed, theirs = pty.openpty() if is_on_terminal else os.pipe()
+        self.process = subprocess.Popen(
+            [*before, sys.executable, "-m", "deploy.demo"],
+            stdin=theirs if is_on_terminal else subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=PROJECT,
+            env=environ,
+            start_new_session=not is_on_terminal,
+        )
+        os.close(theirs)
+
+    def read_until(self, words: str | None) -> None:
+        """Read until words are printed, or until the end; raises where that comes first."""
+        deadline = time.monotonic() + PATIENCE
+        while words is None or words not in self.text:
+            left = max(0.0, deadline - time.monotonic())
+            if not select.select([self.printed], [], [], left)[0]:
+                raise AssertionError(f"never printed: {words}\n{self.text}")
+            try:
+                printed = os.read(self.printed, 65536)
+            except OSError:  # how a terminal tells that nobody prints on it any more
+                printed = b""
+            if not printed:
+                if words is None:
+                    return
+                raise AssertionError(f"ended before it printed: {words}\n{self.text}")
+            self.text += printed.decode("utf-8", "replace")
+
+    def end(self) -> int:
+        """Read to the end; the exit status."""
+        self.read_until(None)
+        return self.process.wait(PATIENCE)
+
+    def close(self) -> None:
+        """Kill it, should it still run; its cluster takes itself down."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self.printed)
+
+
+class InterruptedTests(DemoTestCase):
+    """What a signal makes of it, and Ctrl-C on a terminal."""
+
+    def start(self, *before: str, is_on_terminal: bool = False, **environ: str) -> RunningDemo:
+        demo = RunningDemo(self.environ(**environ), *before, is_on_terminal=is_on_terminal)
+        self.addCleanup(self.wait_until, lambda: not self.left(), "all of it is gone")
+        self.addCleanup(demo.close)
+        return demo
+
+    def wait_until(self, condition: Callable[[], object], what: str) -> None:
+        """Ask until a condition holds; the bound is only there so that a failure ends."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, what)
+            time.sleep(0.05)
+
+    def assert_interrupted(self, demo: RunningDemo, number: signal.Signals) -> None:
+        """It says so, ends with the status that shells give a signal, and leaves nothing."""
+        status = demo.end()
+        self.assertEqual(status, 128 + number, demo.text)
+        self.assertIn(f"✘ interrupted by {number.name}", demo.text)
+        self.assertIn("the cluster is gone", demo.text)
+        self.assertNotIn("Traceback", demo.text)
+        self.assert_nothing_left()
+
+    def test_job_runs(self) -> None:
+        """A signal to the demo's process group, and one to the demo alone, while a job runs."""
+        for send, number in ((os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)):
+            demo = self.start()
+            demo.read_until("← job id")
+            send(demo.process.pid, number)
+            self.assert_interrupted(demo, number)
+            self.assertIn("the daemon has answered what was asked and ended", demo.text)
+
+    def test_cluster_starts(self) -> None:
+        """A signal to the demo's process group while the cluster starts."""
+        demo = self.start()
+        self.wait_until(lambda: list(self.tmp.glob("*/run/slurmctld.pid")), "slurmctld starts")
+        os.killpg(demo.process.pid, signal.SIGINT)
+        self.assert_interrupted(demo, signal.SIGINT)
+
+    def test_packages_are_installed(self) -> None:
+        """A signal while packages are installed: that is not cut short, and nothing follows it."""
+        self.put("apt-get", APT_GET)
+        apt = self.folder / "apt"
+        demo = self.start(MISSING="slurmctld", APT=str(apt))
+        self.wait_until(apt.with_suffix(".began").exists, "apt-get runs")
+        os.killpg(demo.process.pid, signal.SIGINT)
+        self.assert_interrupted(demo, signal.SIGINT)
+        self.assertEqual(apt.with_suffix(".done").read_text(), "\n")
+
+    def test_nobody_reads(self) -> None:
+        """A reader that goes away, as `head` does, ends nothing half-way."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "deploy.demo"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            cwd=PROJECT,
+            env=self.environ(),
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.stdout.close()
+            process.wait(PATIENCE)
+        self.assert_nothing_left()
 
 
 class InstallTests(DemoTestCase):
