@@ -22,6 +22,10 @@ from twisted.python.failure import Failure
 DEVCLUSTER = Path(__file__).parent.parent / "devcluster" / "devcluster"
 PROJECT = Path(__file__).parent.parent.parent
 
+#: Puts a command into a session of its own, and kills it when the process that started it dies:
+#: its log goes nowhere then.
+_DETACHED = ("setsid", "setpriv", "--pdeathsig=KILL")
+
 
 class DevClusterFailedError(Exception):
     """A command of the development cluster failed; it has said why."""
@@ -107,16 +111,18 @@ class Daemon(ProcessProtocol):
         arguments: list[str],
         tell: Callable[[str], None],
     ) -> Daemon:
-        """Start the daemon with these settings and arguments; it inherits none of our settings."""
+        """Start the daemon with these settings and arguments; it inherits none of our settings.
 
+        It is ended by `stop`, or when this process is killed: no terminal's Ctrl-C reaches it.
+        """
         daemon = cls(tell)
         twistd = Path(sys.executable).parent / "twistd"
-        command = [str(twistd), "--nodaemon", "--pidfile=", "jarvice-slurmd", *arguments]
+        command = [*_DETACHED, str(twistd), "--nodaemon", "--pidfile="]
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("JARVICE_")}
         reactor.spawnProcess(
             daemon,
-            str(twistd),
-            command,
+            command[0],
+            [*command, "jarvice-slurmd", *arguments],
             env={**inherited, **environment},
             path=str(PROJECT),
             childFDs={0: "w", 1: "r", 2: "r"},

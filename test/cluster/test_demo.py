@@ -288,6 +288,13 @@ class InterruptedTests(DemoTestCase):
         self.assert_interrupted(demo, signal.SIGINT)
         self.assertEqual(apt.with_suffix(".done").read_text(), "\n")
 
+    def test_killed(self) -> None:
+        """What a killed demo leaves takes itself down."""
+        demo = self.start()
+        demo.read_until("← job id")
+        demo.process.kill()
+        self.wait_until(lambda: not self.left(), "all of it is gone")
+
     def test_nobody_reads(self) -> None:
         """A reader that goes away, as `head` does, ends nothing half-way."""
         with subprocess.Popen(
@@ -301,6 +308,17 @@ class InterruptedTests(DemoTestCase):
             process.stdout.readline()
             process.stdout.close()
             process.wait(PATIENCE)
+        self.assert_nothing_left()
+
+    def test_terminal(self) -> None:
+        """On a terminal all stays up; Ctrl-C ends it in good order, and is a success."""
+        demo = self.start(*ON_TERMINAL, is_on_terminal=True)
+        demo.read_until("curl -s http")
+        os.write(demo.printed, b"\x03")
+        self.assertEqual(demo.end(), 0, demo.text)
+        for words in ("Traceback", "CRITICAL", "✘"):
+            self.assertNotIn(words, demo.text)
+        self.assertIn("the cluster is gone", demo.text)
         self.assert_nothing_left()
 
 
