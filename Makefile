@@ -7,15 +7,18 @@ BIN := $(VENV)/bin
 BENCH_VENV := .venv-bench
 AUDIT_VENV := .venv-audit
 
-# Python's venv module and the compiler-free basics; the cluster asks for its own packages.
+# Python's venv module and the compiler-free basics.
 PYTHON_PACKAGES := python3 python3-venv
-TEST_PACKAGES := busybox-static netcat-openbsd openssh-client openssh-server openssl procps shellcheck socat tcsh
+# What tests want beside the cluster, which names its own: tools, a browser and a desktop.
+TEST_PACKAGES := iproute2 netcat-openbsd openssl procps shellcheck socat tcsh \
+    chromium chromium-driver novnc tigervnc-standalone-server websockify x11-apps xterm
+CLUSTER_PACKAGES = $$($(PYTHON) deploy/devcluster/devcluster packages --accounting --apptainer --registry)
 
 # This folder on the path of a virtual environment, so that twistd finds the plugin in it.
 LINK := import pathlib, sysconfig; \
     pathlib.Path(sysconfig.get_path("purelib"), "jarvice-slurmd.pth").write_text("$(CURDIR)\n")
 
-.PHONY: help demo test check format types imports trial screenshots bench soak audit requirements clean
+.PHONY: help demo test packages check format types imports trial screenshots bench soak audit requirements clean
 
 help:
 	@echo "make demo    start a private Slurm cluster and the daemon, and run a job through them"
@@ -43,7 +46,12 @@ $(BENCH_VENV)/.made: requirements/bench.txt
 demo: $(VENV)/.made
 	@$(BIN)/python -m deploy.demo
 
-test: check trial
+# Before anything else: what is missing is named at once.
+test: packages
+	@$(MAKE) --no-print-directory check trial
+
+packages:
+	@deploy/install-packages $(PYTHON_PACKAGES) $(TEST_PACKAGES) $(CLUSTER_PACKAGES)
 
 check: format types imports
 
@@ -57,8 +65,7 @@ types: $(VENV)/.made
 imports: $(VENV)/.made
 	$(BIN)/lint-imports
 
-trial: $(VENV)/.made
-	@deploy/install-packages $(TEST_PACKAGES)
+trial: packages $(VENV)/.made
 	$(BIN)/python -m test.run
 
 # The pictures of real applications in docs/, as the tests see them.

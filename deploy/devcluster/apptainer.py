@@ -35,6 +35,9 @@ PACKAGES = (
 )
 """What apptainer runs for a user without setuid: it mounts images and overlays through FUSE."""
 
+BUILD_PACKAGES = ("patchelf", "debian-archive-keyring")
+"""What makes one where Debian has no package of it."""
+
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 INSTALL_PACKAGES = Path(__file__).resolve().parent.parent / "install-packages"
 
@@ -69,6 +72,13 @@ def install_apptainer(cache: Path | None = None) -> Path:
             _build(prefix)
             complete.write_text(str(prefix))
         return prefix / "usr/bin"
+
+
+def packages() -> tuple[str, ...]:
+    """All Debian packages that `install_apptainer` needs on this machine."""
+    if _find_system() is not None:
+        return PACKAGES
+    return (*PACKAGES, "apptainer") if _apt_has("apptainer") else (*PACKAGES, *BUILD_PACKAGES)
 
 
 def default_cache() -> Path:
@@ -149,7 +159,7 @@ def _find_system() -> Path | None:
 
 def _build(prefix: Path) -> None:
     print("Fetching Apptainer, and the libc that it needs, from Debian unstable", file=sys.stderr)
-    _install_packages("patchelf", "debian-archive-keyring")
+    _install_packages(*BUILD_PACKAGES)
     with tempfile.TemporaryDirectory(prefix="apptainer-apt-") as name:
         for package in _download(Path(name), ("apptainer", "libc6")):
             _run("dpkg", "-x", str(package), str(prefix))

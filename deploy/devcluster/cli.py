@@ -35,7 +35,7 @@ def main() -> int:
     for number in _SIGNALS:
         signal.signal(number, _interrupted)
     try:
-        if os.geteuid() != 0:
+        if os.geteuid() != 0 and arguments.run is not _packages:
             _become_root(state, arguments)
         status: int = arguments.run(state, arguments)
     except DevClusterError as error:
@@ -102,6 +102,12 @@ def _up(state: Path, arguments: argparse.Namespace) -> int:
     return _status(state, arguments)
 
 
+def _packages(state: Path, arguments: argparse.Namespace) -> int:
+    cluster = Cluster(state=state, block=0, options=_options(arguments))
+    print("\n".join(clusters.packages(cluster)))
+    return 0
+
+
 def _down(state: Path, arguments: argparse.Namespace) -> int:
     found = clusters.down(state, keep=arguments.keep)
     print(f"{state}: {'down' if found else 'there is no cluster'}")
@@ -154,6 +160,30 @@ def _nodes(text: str) -> int:
     return number
 
 
+def _options_parser() -> argparse.ArgumentParser:
+    """What `_options` reads."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--nodes", type=_nodes, default=2, metavar="N", help="compute nodes (2)")
+    options.add_argument(
+        "--accounting", action="store_true", help="MariaDB, slurmdbd, a real sacct"
+    )
+    options.add_argument("--login-shell", metavar="PATH", help="the shell that gets the commands")
+    options.add_argument("--banner", metavar="TEXT", help="printed before every command's output")
+    options.add_argument("--max-sessions", type=int, metavar="N", help="sshd's MaxSessions")
+    options.add_argument("--rekey-limit", metavar="X", help="sshd's RekeyLimit")
+    options.add_argument(
+        "--sshd-option", action="append", default=[], metavar="'KEY VALUE'", help="of sshd_config"
+    )
+    options.add_argument("--min-job-age", type=int, default=10, metavar="S", help="MinJobAge (10)")
+    options.add_argument("--kill-wait", type=int, default=5, metavar="S", help="KillWait (5)")
+    options.add_argument(
+        "--slurm-option", action="append", default=[], metavar="KEY=VALUE", help="of slurm.conf"
+    )
+    options.add_argument("--apptainer", action="store_true", help="singularity on every node")
+    options.add_argument("--registry", action="store_true", help="an image registry of its own")
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     state = argparse.ArgumentParser(add_help=False)
     state.add_argument("--state", metavar="DIR", help=f"its folder (default: {default_state()})")
@@ -162,26 +192,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    up = commands.add_parser("up", parents=[state], help="start a cluster")
+    options = _options_parser()
+    up = commands.add_parser("up", parents=[state, options], help="start a cluster")
     up.set_defaults(run=_up)
-    up.add_argument("--nodes", type=_nodes, default=2, metavar="N", help="compute nodes (2)")
-    up.add_argument("--accounting", action="store_true", help="MariaDB, slurmdbd, a real sacct")
-    up.add_argument("--login-shell", metavar="PATH", help="the shell that gets the commands")
-    up.add_argument("--banner", metavar="TEXT", help="printed before every command's output")
-    up.add_argument("--max-sessions", type=int, metavar="N", help="sshd's MaxSessions")
-    up.add_argument("--rekey-limit", metavar="X", help="sshd's RekeyLimit")
-    up.add_argument(
-        "--sshd-option", action="append", default=[], metavar="'KEY VALUE'", help="of sshd_config"
-    )
-    up.add_argument("--min-job-age", type=int, default=10, metavar="S", help="MinJobAge (10)")
-    up.add_argument("--kill-wait", type=int, default=5, metavar="S", help="KillWait (5)")
-    up.add_argument(
-        "--slurm-option", action="append", default=[], metavar="KEY=VALUE", help="of slurm.conf"
-    )
-
-    up.add_argument("--apptainer", action="store_true", help="singularity on every node")
-    up.add_argument("--registry", action="store_true", help="an image registry of its own")
     up.add_argument("--owner", type=int, metavar="PID", help="go down when that process ends")
+    needs = commands.add_parser(
+        "packages", parents=[state, options], help="print the Debian packages that `up` needs"
+    )
+    needs.set_defaults(run=_packages)
 
     down = commands.add_parser("down", parents=[state], help="end it and remove its folder")
     down.set_defaults(run=_down)

@@ -57,7 +57,7 @@ def packages(cluster: Cluster) -> list[str]:
     if cluster.options.registry:
         needed += registry.PACKAGES
     if cluster.options.apptainer:
-        needed += apptainer.PACKAGES
+        needed += apptainer.packages()
     return needed
 
 

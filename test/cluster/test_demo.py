@@ -15,6 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from unittest import TestCase
 
+from deploy.devcluster.cluster import packages
+from deploy.devcluster.layout import Cluster, Options
+from test.cluster import browser, test_applications
+
 PROJECT = Path(__file__).parents[2]
 INSTALL = PROJECT / "deploy" / "install-packages"
 
@@ -27,10 +31,11 @@ ON_TERMINAL = ("setsid", "--ctty")
 #: Seconds until what never ends is given up; far more than anything here takes.
 PATIENCE = 300.0
 
-#: dpkg-query(1) for a machine on which one package is missing; NONE is missing there.
+#: dpkg-query(1) for a machine on which some packages are missing, or ALL; NONE is none.
 DPKG_QUERY = """#!/bin/sh
 for package; do :; done
-[ "$package" != "$MISSING" ] && printf 'ii '
+case " $MISSING " in *" $package "* | " ALL ") exit 1 ;; esac
+printf 'ii '
 """
 
 
@@ -320,6 +325,54 @@ class InterruptedTests(DemoTestCase):
             self.assertNotIn(words, demo.text)
         self.assertIn("the cluster is gone", demo.text)
         self.assert_nothing_left()
+
+
+class TestCommandTests(DemoTestCase):
+    """`make test`, with a virtual environment whose programs only print what is run."""
+
+    def make(self, *before: str, missing: str = "NONE") -> subprocess.CompletedProcess[str]:
+        """Run it, where sudo is of no help."""
+        programs = self.folder / "venv" / "bin"
+        programs.mkdir(parents=True)
+        for name in ("ruff", "mypy", "lint-imports", "python"):
+            (programs / name).write_text(f"#!/bin/sh\necho began {name}\n")
+            (programs / name).chmod(0o755)
+        (programs.parent / ".made").touch()
+        self.put("sudo", "#!/bin/sh\nexit 1\n")
+        words = ("make", "test", f"VENV={programs.parent}")
+        return self.run_program(*before, *words, missing=missing, MAKEFLAGS="")
+
+    def assert_named(self, done: subprocess.CompletedProcess[str]) -> list[str]:
+        """It named packages, once, and stopped before anything else; returns their names."""
+        self.assertNotEqual(done.returncode, 0, done.stdout)
+        self.assertNotIn("began", done.stdout)
+        self.assertEqual(done.stdout.count("apt-get install"), 1, done.stdout)
+        line = next(line for line in done.stdout.splitlines() if "apt-get install" in line)
+        return line.split("--no-install-recommends ")[1].split()
+
+    def test_names_what_is_missing(self) -> None:
+        """Without root what any group of tests lacks is named before the first check."""
+        missing = "python3-venv shellcheck chromium slurmctld slurmdbd fuse2fs umoci"
+        named = self.assert_named(self.make(*AS_USER, missing=missing))
+        self.assertEqual(sorted(named), sorted(missing.split()))
+
+    def test_names_all(self) -> None:
+        """On a bare machine all is named that a cluster or a test would install by itself."""
+        options = Options(accounting=True, apptainer=True, registry=True)
+        needed = {*packages(Cluster(state=self.tmp, block=0, options=options))}
+        needed |= {*browser.PACKAGES, *test_applications._DESKTOP, "tcsh", "python3-venv"}
+        named = self.assert_named(self.make(*AS_USER, missing="ALL"))
+        self.assertEqual(needed - {*named}, set())
+        self.assertEqual(len({*named}), len(named))
+
+    def test_nothing_missing(self) -> None:
+        """Where nothing is missing the checks come first, then the tests."""
+        done = self.make(*AS_USER)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        began = [line for line in done.stdout.splitlines() if line.startswith("began")]
+        self.assertEqual(
+            began, [f"began {name}" for name in ("ruff", "ruff", "mypy", "lint-imports", "python")]
+        )
 
 
 class InstallTests(DemoTestCase):
