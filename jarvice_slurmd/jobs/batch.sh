@@ -25,6 +25,7 @@
 #   code.<n>   the exit status of the text on node n
 #   code       that of the first node, once its verdict is known too
 #   exit       how it ended: "<state> <exit status> <start> <end>"
+# The built-in executor's own files, in node.<n>, are removed here if an abort left them.
 #
 # bash tells of a process that was killed by showing the command that started it: text of ours, which
 # has no place in the user's output. Where a process is waited for bash speaks to nobody (2>/dev/null),
@@ -247,8 +248,15 @@ while :; do
     kill -0 "$step" 2>/dev/null || break
 done
 kill "$forgetter" 2>/dev/null
-# The second is there when an attempt to submit was made again while this job began.
-rm -f "$job/node.sh" "$submission/node.sh"
+# Nothing of the text stays; what an attempt to submit put there again while this job began neither,
+# nor what an abort left of the built-in executor's files (executor.sh): overlays, the command. Slurm's
+# SIGTERM may come just now, and would end rm; it comes once.
+for _ in 1 2; do
+    (
+        trap "" TERM
+        exec rm -rf -- "$job/node.sh" "$submission/node.sh" "$job"/node.*
+    ) && break
+done
 
 # The first node decides (PROTOCOL §2): its verdict, else the exit status of its text.
 if [ -s "$job/code" ]; then

@@ -18,7 +18,7 @@
 #   failed.<n>          node n can't go on, and why: then no node goes on
 #   done                the command's exit status
 #   url.txt, help.html  what the image says of an interactive application, for the daemon
-#   node.<n>/           a node's own files; removed at its end, whatever that is
+#   node.<n>/           a node's own files; removed at its end, after SIGKILL by batch.sh
 #
 # shellcheck shell=bash
 # shellcheck disable=SC2154  # these are set before this text
@@ -511,6 +511,7 @@ container_processes() {
 }
 
 # However we end, short of SIGKILL: what the command left running ends with it, and our files go.
+# After SIGKILL Slurm ends the one, and batch.sh removes the other.
 on_exit() {
     local status=$? tries=0
     trap '' TERM

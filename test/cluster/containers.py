@@ -157,7 +157,7 @@ class ContainerTestCase(ClusterTestCase):
         await self.until(has_printed)
 
     async def until_nothing_left(self, job: Job) -> None:
-        """Wait until the job's processes and overlays are gone; they must go."""
+        """Wait until the job's processes, disks and command are gone; they must go."""
         left: list[str] = []
 
         async def is_gone() -> bool:
@@ -170,7 +170,8 @@ class ContainerTestCase(ClusterTestCase):
             self.fail(f"what is left of job {job.jobid}: {left}")
 
     def _left(self, job: Job) -> list[str]:
-        found = [str(path) for path in self.job_folder(job).rglob("overlay.img")]
+        kept = ("node.*/overlay.img*", "node.*/JARVICE/.command")
+        found = [str(path) for name in kept for path in self.job_folder(job).glob(name)]
         # Job ids are counted by each cluster for itself.
         marks = {
             f"DEVCLUSTER_STATE={self.cluster.state}".encode(),

@@ -49,6 +49,32 @@ class EndTests(ContainerTestCase):
         self.assertNotIn("\nfarewell\n", result.output)
         self.assertFalse(saved.exists())
         self.assert_no_shell_text(result.output)
+        await self.until_no_files(job)
+
+    async def test_abort_before_the_container_is_up(self) -> None:
+        """The disk that is being made and the command's text go too."""
+        # The second node is kept from starting its container: the first waits, its disk made.
+        site = self.cluster.scratch / ".jarvice_custom_env"
+        gate = self.cluster.scratch / f"gate-{os.urandom(4).hex()}"
+        site.write_text(f'[ "$PROCESS_PROCID" = 0 ] || until [ -e {gate} ]; do sleep 0.2; done\n')
+        site.chmod(0o644)
+        self.addCleanup(site.unlink)
+        job = await self.submit_job(self.job("echo ran"), nodes=2)
+        await self.until_printed(job, "overlay of ")
+        self.assertTrue((self.job_folder(job) / "node.0" / "overlay.img").exists())
+        await self.client.post(f"/request/{job.path}/abort", {})
+        result = await self.result(job)
+        self.assertEqual(result.return_code, -15, result)
+        self.assertNotIn("\nran\n", result.output)
+        await self.until_no_files(job)
+
+    async def until_no_files(self, job: Job) -> None:
+        """Wait until the nodes' own files are gone."""
+
+        async def are_gone() -> bool:
+            return not list(self.job_folder(job).glob("node.*"))
+
+        await self.until(are_gone)
 
     async def test_terminate(self) -> None:
         """Upstream's /terminate is a shutdown."""

@@ -51,6 +51,28 @@ class EndTests(BatchTestCase):
 class KilledTests(BatchTestCase):
     """SIGKILL: what bash has to say of it shows our own commands, which are not the user's."""
 
+    def test_files_of_the_nodes(self) -> None:
+        """An abort kills the texts before they can remove their files: they go all the same."""
+        text = (
+            'mkdir -p "$JARVICE_JOB_DIR/node.$PROCESS_PROCID/JARVICE"\n'
+            'echo disk >"$JARVICE_JOB_DIR/node.$PROCESS_PROCID/overlay.img.ext3"\n'
+            'echo secret >"$JARVICE_JOB_DIR/node.$PROCESS_PROCID/JARVICE/.command"\n'
+            "kill -9 $BASHPID"
+        )
+        job = self.job(text, nodes=2)
+        job.run()
+        self.assertEqual(job.verdict(), ("FAILED", 137))
+        self.assertEqual([path.name for path in job.job.glob("node.*")], [])
+
+    def test_told_to_end_while_files_are_removed(self) -> None:
+        """An abort's SIGTERM comes when the step is over: what is left goes all the same."""
+        job = self.job('mkdir "$JARVICE_JOB_DIR/node.0"; kill -9 $BASHPID')
+        # A remover that is told before it has removed anything, as all processes of a job are.
+        job.node.stub("rm", 'case $* in *node.0*) kill $$ $PPID ;; esac\nexec /bin/rm "$@"')
+        job.run()
+        self.assertEqual(job.verdict(), ("CANCELLED", 137))
+        self.assertEqual([path.name for path in job.job.glob("node.*")], [])
+
     def output_after_kill(self, which: int) -> tuple[str | None, str]:
         """One process of a job of two nodes is killed, and the rest ends by itself."""
         text = (
