@@ -25,7 +25,11 @@
 # shellcheck disable=SC2016  # text for the container expands in the container
 # shellcheck disable=SC2317  # traps call what seems unreachable
 
-# --- Before anything else: not as root, and the site's own environment -------------------------
+# --- Before anything else: no password for whom we start, not as root, the site's environment ----
+
+# They are variables of this shell from here on: only the pull itself gets them, and it alone.
+export -n JARVICE_DOCKER_USERNAME JARVICE_DOCKER_PASSWORD
+export -n JARVICE_INIT_DOCKER_USERNAME JARVICE_INIT_DOCKER_PASSWORD
 
 if [ "$(id -u)" = 0 ]; then
     echo "jarvice ${PROCESS_NODENAME:-$(hostname)}: error: jobs do not run as root;" \
@@ -238,14 +242,12 @@ pull() {
     if [ "${image#/}" != "$image" ]; then
         [ -r "$image" ] || fail "the image $image is not there on $executor_host"
     else
-        # A process group of its own, to be ended as one; nobody but it sees the credentials.
+        # A process group of its own, to be ended as one.
         set -m
         (
             set +m
             trap - TERM EXIT
-            prepare_pull "$@"
-            forget_credentials
-            pull_locked "$image"
+            pull_locked "$image" "$2" "$3"
         ) >"$found" </dev/null &
         executor_puller=$!
         set +m
@@ -260,14 +262,16 @@ pull() {
     leave "$4" "$file"
 }
 
-# The environment of a pull: proxies and credentials.
+# prepare_pull <image> <user, base64> <password, base64>: the environment of the container tool when
+# it pulls, proxies and credentials.
 prepare_pull() {
+    local user password
     [ -z "${SCHTTP_PROXY:-}" ] || export http_proxy=$SCHTTP_PROXY HTTP_PROXY=$SCHTTP_PROXY
     [ -z "${SCHTTPS_PROXY:-}" ] || export https_proxy=$SCHTTPS_PROXY HTTPS_PROXY=$SCHTTPS_PROXY
     [ -z "${SCNO_PROXY:-}" ] || export no_proxy=$SCNO_PROXY NO_PROXY=$SCNO_PROXY
     if [ -n "$2" ]; then
-        export "${executor_prefix}_DOCKER_USERNAME=$(base64 -d <<<"$2")"
-        export "${executor_prefix}_DOCKER_PASSWORD=$(base64 -d <<<"$3")"
+        user=$(base64 -d <<<"$2") password=$(base64 -d <<<"$3")
+        export "${executor_prefix}_DOCKER_USERNAME=$user" "${executor_prefix}_DOCKER_PASSWORD=$password"
     fi
     # A registry proxy on the node itself (JARVICE_REGISTRY_PROXY_PORT) needs no TLS, as with docker.
     case $1 in
@@ -275,6 +279,8 @@ prepare_pull() {
     esac
 }
 
+# pull_locked <image> <user, base64> <password, base64>
+#
 # Ask the registry what the name stands for now and, unless that has been converted before, pull and
 # convert it; print the file's path.
 #
@@ -294,7 +300,11 @@ pull_locked() {
         flock 9 || return 1
     fi
     export "${executor_prefix}_CACHEDIR=$folder"
-    path=$(tool exec --cleanenv "$image" /bin/sh -c 'echo "$SINGULARITY_CONTAINER"' 9>&- | tail -n 1)
+    path=$(
+        prepare_pull "$@"
+        tool exec --cleanenv "$image" /bin/sh -c 'echo "$SINGULARITY_CONTAINER"' 9>&-
+    )
+    path=${path##*$'\n'}
     [ -f "$path" ] || return 1
     if [ "$(find "$path" -newer "$begun")" ]; then
         tool cache clean --force --type blob >/dev/null 8>/dev/null 9>&-

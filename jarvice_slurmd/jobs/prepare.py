@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from attrs import evolve
+
 from jarvice_slurmd.errors import InvalidArgumentsError
 from jarvice_slurmd.jobs.credentials import (
     Credentials,
@@ -93,13 +95,15 @@ class JobPreparer:
         )
 
     def _images_of_job(self, job: JobDescription) -> JobImages:
-        return select_images(
+        images = select_images(
             self._policy,
             repo=job.image,
             nae=job.nae,
             docker_secret=job.docker_secret,
             container_secrets=job.container_secrets,
         )
+        # A job that runs no init image has no use for the platform's password.
+        return images if job.init else evolve(images, init=None, init_credentials=None)
 
     def _render_parameters(
         self, submission: Submission, request: JobRequest, images: JobImages, command: str

@@ -169,17 +169,21 @@ class ContainerTestCase(ClusterTestCase):
         except self.failureException:
             self.fail(f"what is left of job {job.jobid}: {left}")
 
-    def _left(self, job: Job) -> list[str]:
-        kept = ("node.*/overlay.img*", "node.*/JARVICE/.command")
-        found = [str(path) for name in kept for path in self.job_folder(job).glob(name)]
+    def is_of(self, job: Job, environ: bytes) -> bool:
+        """Whether that is the environment of one of the job's processes."""
         # Job ids are counted by each cluster for itself.
         marks = {
             f"DEVCLUSTER_STATE={self.cluster.state}".encode(),
             f"JOB_JOBID={job.jobid}".encode(),
         }
+        return marks.issubset(environ.split(b"\0"))
+
+    def _left(self, job: Job) -> list[str]:
+        kept = ("node.*/overlay.img*", "node.*/JARVICE/.command")
+        found = [str(path) for name in kept for path in self.job_folder(job).glob(name)]
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                if marks.issubset((process / "environ").read_bytes().split(b"\0")):
+                if self.is_of(job, (process / "environ").read_bytes()):
                     found.append(f"{process}: {(process / 'cmdline').read_bytes()[:200]!r}")
             except OSError:
                 continue

@@ -71,6 +71,15 @@ class Node:
             os.kill(pids[which], signal.SIGKILL)
         return command.replace(b"\0", b" ").decode("utf-8", "replace")
 
+    def environments(self) -> str:
+        """What its processes have in their environments, command lines between them."""
+        found = b""
+        for pid in self._members():
+            with contextlib.suppress(OSError):
+                for file in ("cmdline", "environ"):
+                    found += Path(f"/proc/{pid}/{file}").read_bytes().replace(b"\0", b" ") + b"\n"
+        return found.decode("utf-8", "replace")
+
     def _members(self) -> list[int]:
         lines = subprocess.run(
             # Process ids start again from the bottom one day.

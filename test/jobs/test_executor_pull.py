@@ -26,6 +26,36 @@ class PullTests(ExecutorTestCase):
         for secret in ("hunter2", "PASSWORD", *self.credentials.values()):
             self.assertNotIn(secret, output)
 
+    def test_no_process_keeps_credentials(self) -> None:
+        """Not for the job's time: neither what waits for its end nor what runs in its container."""
+        secrets = {
+            **self.credentials,
+            "JARVICE_INIT_DOCKER_USERNAME": base64.b64encode(b"platform-user").decode(),
+            "JARVICE_INIT_DOCKER_PASSWORD": base64.b64encode(b"platform-password").decode(),
+        }
+        gate, pull = self.folder / "gate", self.folder / "pull"
+        os.mkfifo(gate)
+        os.mkfifo(pull)
+        node = self.start(
+            {"command": f"echo ready; read line <{gate}"},
+            parameters=secrets,
+            environ={"FAKE_GATE": str(pull)},
+        )
+        with pull.open("w"):  # opened once it pulls
+            while_pulled = node.environments()
+        node.read_until("\nready\n")
+        afterwards = node.environments()
+        gate.write_text("go on\n")
+        self.assertEqual(node.finish()[0], 0)
+        self.assertIn("sleep infinity", afterwards)
+        for secret in (*secrets, *secrets.values(), "hunter2"):
+            self.assertNotIn(secret, afterwards)
+        # The container tool, and what stands for the program that it converts with.
+        self.assertIn("hunter2", while_pulled)
+        self.assertLessEqual(while_pulled.count("APPTAINER_DOCKER_PASSWORD="), 2)
+        for secret in (*secrets, *secrets.values()):
+            self.assertNotIn(f" {secret}=", while_pulled)
+
     def test_singularity_reads_its_own_names(self) -> None:
         environ = {"FAKE_VERSION": "singularity-ce version 4.1.0"}
         self.assertEqual(self.run_job(parameters=self.credentials, environ=environ)[0], 0)

@@ -117,6 +117,22 @@ class PrepareTests(SynchronousTestCase):
         for secret in ("keykeykey", "BEGIN"):
             self.assertNotIn(secret, job.shown_script)
 
+    def test_platforms_password(self) -> None:
+        """It goes to jobs that run the init image, and to no other."""
+        settings = evolve(
+            _SETTINGS,
+            system_registry="registry.example.org",
+            system_repo_base="jarvice",
+            images_tag="1",
+            docker_username="cm9ib3Q=",
+            docker_password="cm9ib3QtcGFzcw==",
+        )
+        for init in (True, False):
+            content = {"image": "team/app", "command": "true", "init": init}
+            submission = Submission(name="x", number=7, nodes=1, content=content)
+            text = JobPreparer(settings).prepare(submission).node_script
+            self.assertEqual("INIT_DOCKER_PASSWORD=''" in text, not init, text[:3000])
+
     def test_no_secret_in_a_repr(self) -> None:
         """Value objects that reach a log or a traceback tell nothing."""
         submission = Submission(name="x", number=7, nodes=2, content=_SAMPLE)
