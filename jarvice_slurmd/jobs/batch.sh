@@ -136,13 +136,18 @@ jarvice_on_term() {
     [ "$jarvice_shell" ] || return
     sleep 0.2
     kill -0 "$jarvice_canary" 2>/dev/null || return
-    kill -TERM "$jarvice_shell" $(ps -e -o pid= -o ppid= | awk -v root="$jarvice_shell" "
+    # The executor itself tells what runs in its container, also what is no descendant any longer.
+    jarvice_depth=1000000
+    [ ! -e "$JARVICE_JOB_DIR/node.$SLURM_PROCID/tells" ] || jarvice_depth=1
+    kill -TERM "$jarvice_shell" $(ps -e -o pid= -o ppid= |
+        awk -v root="$jarvice_shell" -v depth="$jarvice_depth" "
         { parent[\$1] = \$2 }
         END {
             for (one in parent) {
                 up = one
-                while (up in parent && up != root) up = parent[up]
-                if (up == root && one != root) print one
+                steps = 0
+                while (up in parent && up != root) { up = parent[up]; steps++ }
+                if (up == root && one != root && steps <= depth) print one
             }
         }") 2>/dev/null
 }

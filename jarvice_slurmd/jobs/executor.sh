@@ -56,6 +56,7 @@ fi
 
 umask 077
 executor_start=$(date +%s%3N)
+executor_self=$BASHPID
 executor_rank=${PROCESS_PROCID:-0}
 executor_host=${PROCESS_NODENAME:-$(hostname)}
 executor_tmpdir=${JARVICE_SINGULARITY_TMPDIR:-/tmp}
@@ -68,6 +69,7 @@ executor_version=       #     what it calls itself, and
 executor_prefix=        #     how the variables begin that it reads
 executor_ending=        # Slurm has told us to end
 executor_canary=        # dies of SIGTERM when Slurm sends it to every process, not to us alone
+executor_far_canary=    #     and this one when it finds those too that left us, as daemons do
 executor_puller=        # the process group that pulls
 executor_container=     # the process that runs the container tool, and
 executor_first=         #     the container's first process, and
@@ -438,6 +440,8 @@ start_container() {
     executor_mounts=$(readlink "/proc/$executor_first/ns/mnt")
     # Where the site gives containers their own process numbers, that was somebody else.
     [ "$executor_mounts" != "$(readlink /proc/self/ns/mnt)" ] || executor_mounts=
+    # From now on batch.sh leaves it to us to tell the container's processes.
+    [ -z "$executor_mounts" ] || : >"$executor_node_folder/tells"
     # Neither the disk nor the command's text (it may hold secrets) need a name any longer.
     rm -f "$executor_node_folder/overlay.img" "$executor_node_folder/JARVICE/.command"
     [ "$executor_rank" != 0 ] || leave_words
@@ -490,27 +494,49 @@ on_term() {
     [ -z "$executor_first" ] || tell_container
 }
 
-# With proctrack/cgroup SIGTERM reaches only the step's first process, with proctrack/linuxproc
-# every process; the command is to get it once.
+# With proctrack/cgroup SIGTERM reaches only the step's first process; with proctrack/linuxproc every
+# descendant, but none that has left its parent for a session of its own. Each is to get it once.
 tell_container() {
+    local detached
+    # At once: who loses his parent by SIGTERM has been told.
+    detached=$(detached_processes)
     : >"$executor_node_folder/JARVICE/.ending"
     sleep 0.5
-    if kill -0 "$executor_canary" 2>/dev/null; then signal_container TERM; fi
+    if kill -0 "$executor_canary" 2>/dev/null; then
+        signal_container TERM
+    elif kill -0 "$executor_far_canary" 2>/dev/null; then
+        # shellcheck disable=SC2086  # a word each
+        [ -z "$detached" ] || kill -TERM $detached 2>/dev/null
+    fi
 }
 
 # Fails when there was no process to send it to.
 signal_container() {
     local process found=
-    [ -n "$executor_mounts" ] || return 1
     for process in $(container_processes); do
         kill "-$1" "$process" 2>/dev/null && found=yes
     done
     [ "$found" ]
 }
 
+# The container's processes that are in sessions of their own, and no descendants of ours.
+detached_processes() {
+    container_processes | awk -v ours="$executor_self" '
+        NR == FNR { them[$1]; next }
+        { parent[$1] = $2; session[$1] = $3 }
+        END {
+            for (one in them) {
+                up = one
+                while (up in parent && up != ours) up = parent[up]
+                if (up != ours && session[one] != session[ours]) print one
+            }
+        }' - <(ps -e -o pid= -o ppid= -o sess=)
+}
+
 # The container's processes, but for the first, which only waits for the others.
 container_processes() {
     local process
+    [ -n "$executor_mounts" ] || return 0
     for process in /proc/[0-9]*; do
         [ "${process#/proc/}" != "$executor_first" ] || continue
         [ "$(readlink "$process/ns/mnt" 2>/dev/null)" = "$executor_mounts" ] || continue
@@ -528,7 +554,7 @@ on_exit() {
     [ -z "$executor_puller" ] || kill -TERM -- "-$executor_puller" 2>/dev/null
     while signal_container TERM && [ $((tries += 1)) -le 20 ]; do sleep 0.1; done
     signal_container KILL
-    [ -z "$executor_canary" ] || kill -KILL "$executor_canary" 2>/dev/null
+    [ -z "$executor_canary" ] || kill -KILL "$executor_canary" "$executor_far_canary" 2>/dev/null
     [ -z "$executor_node_folder" ] || rm -rf -- "$executor_node_folder" 2>/dev/null
     exit "$status"
 }
@@ -540,6 +566,10 @@ trap on_exit EXIT
 sleep infinity >/dev/null 2>&1 8>&- &
 executor_canary=$!
 disown "$executor_canary"
+executor_far_canary=$(
+    setsid sh -c 'echo $$; exec tail --pid="$1" -f /dev/null >/dev/null 2>&1' sh "$executor_self" \
+        </dev/null 8>&- &
+)
 
 find_tool
 [ "$executor_overlay_size" != 0 ] || check_tmpfs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 from test.cluster.containers import ContainerTestCase
@@ -93,6 +94,52 @@ class EndTests(ContainerTestCase):
         result = await self.result(job)
         self.assertEqual(result.output.count("\nfarewell\n"), 1, result)
         self.assertTrue(saved.exists(), result)
+
+    async def start_detached(self) -> Job:
+        """A job whose command waits for SIGTERM, and until a process that left it got its own."""
+        told = self.cluster.scratch / f"told-{os.urandom(4).hex()}"
+        daemon = f'trap "echo told >>{told}" TERM; echo farewell: ready; '
+        daemon += f"until [ -s {told} ]; do sleep 0.1; done; sleep 1"
+        ending = f"until [ -s {told} ]; do sleep 0.1; done; sleep 2; wc -l <{told}; exit 4"
+        command = f"(setsid sh -c '{daemon}' &)\ntrap '{ending}' TERM; while :; do sleep 0.1; done"
+        job, _ = await self.start(command)
+        return job
+
+    async def test_detached(self) -> None:
+        """What has detached itself in the container is told, too: once."""
+        job = await self.start_detached()
+        await self.client.post(f"/request/{job.path}/shutdown", {})
+        result = await self.result(job)
+        self.assertRegex(result.output, r"\n *1\n", result)
+
+    async def test_detached_by_cgroup(self) -> None:
+        """Also where Slurm tells only the step's first process, as with proctrack/cgroup."""
+        job = await self.start_detached()
+        first = self.find_first(job)
+        self.assertEqual(len(first), 1)
+        os.kill(first[0], signal.SIGTERM)
+        result = await self.result(job)
+        self.assertRegex(result.output, r"\n *1\n", result)
+        self.assertEqual(result.status, 4, result)
+
+    def find_first(self, job: Job) -> list[int]:
+        """What slurmstepd itself started for the job's step, on each node."""
+        return [
+            int(process.name)
+            for process in Path("/proc").glob("[0-9]*")
+            if self.is_first_of_step(job, process)
+        ]
+
+    def is_first_of_step(self, job: Job, process: Path) -> bool:
+        """Whether a process is what slurmstepd itself started for the job on a node."""
+        try:
+            if not self.is_of(job, (process / "environ").read_bytes()):
+                return False
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            stepd = b"slurmstepd" in Path(f"/proc/{parent}/cmdline").read_bytes()
+            return stepd and b"jarvice_text" in (process / "cmdline").read_bytes()
+        except OSError:
+            return False
 
     async def test_deaf(self) -> None:
         """A command that ignores SIGTERM is killed after KillWait."""

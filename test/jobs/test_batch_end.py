@@ -38,6 +38,23 @@ class EndTests(BatchTestCase):
         """Where Slurm tells only the first process of a task, the text is told all the same."""
         self.assertEqual(self.end("None", by_cgroup=True).verdict()[0], "CANCELLED")
 
+    def test_executor_tells_its_own_processes(self) -> None:
+        """By cgroup the executor alone is told once its container is up, not what runs in it."""
+        command = "trap 'echo child told' TERM; echo up >$HOME/fifo; read line <$HOME/fifo"
+        text = (
+            'mkdir "$JARVICE_JOB_DIR/node.0"; : >"$JARVICE_JOB_DIR/node.0/tells"\n'
+            f"trap 'echo executor told; echo >$HOME/fifo' TERM\n({command}; echo child done) &\n"
+            "while kill -0 $!; do wait $!; done; exit 0"
+        )
+        job = self.job(text)
+        os.mkfifo(job.node.home / "fifo")
+        job.start()
+        self.assertEqual((job.node.home / "fifo").read_text(), "up\n")
+        job.terminate(by_cgroup=True)
+        _, output = job.finish()
+        self.assertIn(b"executor told\nchild done\n", output)
+        self.assertNotIn(b"child told", output)
+
     def test_cancelled_as_it_begins(self) -> None:
         """A signal that comes while the text is being started is not lost.
 
