@@ -18,7 +18,8 @@
 #   start      when it began (seconds since 1970)
 #   read.<n>   node n has read the text
 #   watched    the first node's output has ended
-#   verdict    JARVICE_CMD_SUCCESS or JARVICE_CMD_FAILURE, as the first node's text printed it
+#   verdict    JARVICE_CMD_SUCCESS or JARVICE_CMD_FAILURE, as the first node's text printed it; a
+#              text that begins with "# no verdict" has none
 #   random128  128 random letters and digits, and
 #   password   16 of them, for an interactive job's application and its address
 #   service    port, node and node address of an interactive job's service
@@ -173,10 +174,22 @@ jarvice_run_text() {
         read -r jarvice_code <"$JARVICE_JOB_DIR/code.$SLURM_PROCID"
 }
 trap jarvice_on_term TERM
+jarvice_end() {
+    printf "%s\n" "$jarvice_code" 2>&8 >"$JARVICE_JOB_DIR/.code" &&
+        mv -f "$JARVICE_JOB_DIR/.code" "$JARVICE_JOB_DIR/code" 2>&8
+    exit "$jarvice_code"
+}
 if [ "$SLURM_PROCID" != 0 ]; then
     jarvice_run_text
     exit "$jarvice_code"
 fi
+# Markers are of the text that JARVICE sends; a job of the executor may print what it likes.
+case $jarvice_text in
+"# no verdict"*)
+    jarvice_run_text
+    jarvice_end
+    ;;
+esac
 # The first node prints the verdict: a line of its own. What it prints is passed on as it comes.
 exec 3>&1
 # The watch inherits that it ignores them: a SIGTERM that comes just now must not end it.
@@ -214,9 +227,7 @@ for _ in {1..20}; do
     [ -e "$JARVICE_JOB_DIR/watched" ] && break
     sleep 0.1
 done
-printf "%s\n" "$jarvice_code" 2>&8 >"$JARVICE_JOB_DIR/.code" &&
-    mv -f "$JARVICE_JOB_DIR/.code" "$JARVICE_JOB_DIR/code" 2>&8
-exit "$jarvice_code"
+jarvice_end
 '
 
 # The text is removed once every node has it, or when the step is over.

@@ -33,6 +33,8 @@ _MAX_NUMBER: Final = 10**6
 
 #: Where the shell text finds what it is given; executor.sh describes each.
 _TEXT: Final = "executor.sh"
+#: How a text begins whose output holds no verdict (batch.sh; PROTOCOL §2 is of hpc_script).
+_NO_VERDICT: Final = "# no verdict"
 
 T = TypeVar("T")
 
@@ -102,7 +104,10 @@ def parse_job(value: object) -> JobDescription:
 
 
 def render_node_script(job: JobDescription, parameters: str) -> str:
-    """The text that runs once on every node: the parameters (PROTOCOL §2), then executor.sh."""
+    """The text that runs once on every node: the parameters (PROTOCOL §2), then executor.sh.
+
+    Its first line tells batch.sh that the command's exit status alone is the job's.
+    """
     exports = "".join(f"export {name}={quote(value)}\n" for name, value in job.environment.items())
     worker = exports + job.worker_command if job.worker_command else ""
     variables = {
@@ -113,7 +118,7 @@ def render_node_script(job: JobDescription, parameters: str) -> str:
         "executor_init": "true" if job.init else "false",
     }
     lines = [f"{name}={quote(value)}" for name, value in variables.items()]
-    return "\n".join([parameters, *lines, read_executor_text()])
+    return "\n".join([_NO_VERDICT, parameters, *lines, read_executor_text()])
 
 
 def read_executor_text() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from jarvice_slurmd.jobs.executor import parse_job, render_node_script
 from test.jobs.batch_run import BatchRun
 
 
@@ -76,6 +77,17 @@ class VerdictTests(BatchTestCase):
         self.assert_end(
             "head -c 1000000 /dev/zero | tr '\\0' x; echo; echo JARVICE_CMD_FAILURE", "FAILED", 1
         )
+
+    def test_job(self) -> None:
+        """A `job` has no markers: its command's exit status is its own, whatever it prints."""
+        for marker, status in (("JARVICE_CMD_FAILURE", 0), ("JARVICE_CMD_SUCCESS", 3)):
+            description = parse_job({"image": "app", "command": "true"})
+            text = render_node_script(description, f"echo {marker}; exit {status}")
+            job = self.job(text)
+            code, output = job.run()
+            self.assertEqual((code, output), (status, f"{marker}\n".encode()))
+            self.assertEqual(job.verdict(), ("FAILED" if status else "COMPLETED", status))
+            self.assertFalse(job.record("verdict"))
 
     def test_text_that_never_starts(self) -> None:
         """A step that ends well without having run the text is a failure."""
