@@ -46,10 +46,24 @@ site_file() {
     return 1
 }
 
-# Sourced here and not in a function, where what it declares would be lost.
+# What a trap says when such a file ends the shell that sources it: by exit, or by set -e or -u.
+site_file_ended() {
+    set -- "$1" "$?" "${JARVICE_JOB_SCRATCH_DIR}.jarvice/jobs/$JOB_JOBID"
+    set +eu
+    set -- "$1 ended the job with exit status $2; it is sourced, so it must not exit" "$3"
+    echo "jarvice ${PROCESS_NODENAME:-$(hostname)}: error: $1" >&2
+    [ ! -d "$2" ] || echo "${PROCESS_NODENAME:-$(hostname)}: $1" >"$2/failed.${PROCESS_PROCID:-0}"
+}
+
+# Sourced here and not in a function, where what it declares would be lost. The options that it sets
+# for its own lines don't stay.
+executor_options=$(set +o; shopt -p)
 if executor_custom_env=$(site_file .jarvice_custom_env); then
+    trap 'site_file_ended "$executor_custom_env"; exit 1' EXIT
     # shellcheck source=/dev/null
     . "$executor_custom_env"
+    trap - EXIT
+    eval "$executor_options"
 fi
 
 # --- What is known, and what comes to be ------------------------------------------------------
@@ -584,8 +598,11 @@ choose_binds
 executor_nv=()
 if [ "$executor_gpus" != 0 ] || [ "${JOB_GPUS_PER_NODE:-0}" != 0 ]; then
     if executor_cuda_env=$(site_file .jarvice_cuda_env); then
+        trap 'site_file_ended "$executor_cuda_env" 2>&8; (exit 1); on_exit' EXIT
         # shellcheck source=/dev/null
         . "$executor_cuda_env"
+        trap on_exit EXIT
+        eval "$executor_options"
         say_more "sourced $executor_cuda_env"
     fi
     executor_nv=(--nv)

@@ -117,6 +117,32 @@ class PreparationTests(ExecutorTestCase):
         readable = [path for path in self.job_folder(1).iterdir() if path.stat().st_mode & 0o077]
         self.assertEqual(readable, [])
 
+    def test_site_file_that_exits(self) -> None:
+        """No job completes that never ran: the file is named, and the other nodes go no further."""
+        for kind in ("custom", "cuda"):
+            file = self.scratch / f".jarvice_{kind}_env"
+            for text, status in (("exit 0", 0), ("set -e; false", 1), ("set -u; : $no_such", 1)):
+                file.write_text(f"{text}\n")
+                code, output = self.run_job({"command": "echo ran", "gpus": 1})
+                self.assertEqual(code, 1, output)
+                self.assertIn(f"error: {file} ended the job with exit status {status};", output)
+                self.assertNotIn("\nran\n", output)
+                failed = (self.job_folder(1) / "failed.0").read_text()
+                self.assertIn(f"n1: {file} ended the job", failed)
+                self.assert_clean()
+                (self.job_folder(1) / "failed.0").unlink()
+            file.unlink()
+
+    def test_options_of_a_site_file(self) -> None:
+        """They are for its own lines: the job does not run under them."""
+        options = "set -eu; set -f -o pipefail -o noclobber; shopt -s nullglob failglob"
+        for kind in ("custom", "cuda"):
+            (self.scratch / f".jarvice_{kind}_env").write_text(f"{options}; export X=1\n")
+        status, output = self.run_job({"command": "echo ran", "gpus": 1})
+        self.assertEqual(status, 0, output)
+        self.assertIn("\nran\n", output)
+        self.assert_clean()
+
     def test_cuda_environment_of_the_scratch_folder(self) -> None:
         """It comes before that of the home, as the other one does."""
         (self.scratch / ".jarvice_cuda_env").write_text("export CUDA=scratch\n")
