@@ -220,7 +220,7 @@ make_node_folder() {
         for ((core = 0; core < executor_cores; core++)); do echo "$node"; done >>"$etc/cores"
     done
     printf 'JOB_NAME=%s\n' "$(quoted "${SLURM_JOB_NAME#jarvice_}")" >"$etc/jobinfo.sh"
-    for name in JOB_LABEL JOB_PUBLICADDR JARVICE_SERVICE_PORT JARVICE_SSH_PORT JARVICE_INGRESSPATH; do
+    for name in JOB_PUBLICADDR JARVICE_SERVICE_PORT JARVICE_SSH_PORT JARVICE_INGRESSPATH; do
         value=APPTAINERENV_$name
         printf '%s=%s\n' "$name" "$(quoted "${!value-${!name-}}")" >>"$etc/jobinfo.sh"
     done

@@ -34,6 +34,7 @@ class Parameters:
     https_proxy: str
     no_proxy: str
     ingress_path: str = ""
+    public_address: str = ""
 
 
 def render_parameters(parameters: Parameters) -> str:
@@ -56,6 +57,7 @@ def render_parameters(parameters: Parameters) -> str:
         "JARVICE_INGRESSPATH": quote(parameters.ingress_path),
         "SINGULARITYENV_JARVICE_INGRESSPATH": quote(parameters.ingress_path),
         "APPTAINERENV_JARVICE_INGRESSPATH": quote(parameters.ingress_path),
+        "JOB_PUBLICADDR": quote(parameters.public_address),
         "JARVICE_SINGULARITY_TMPDIR": quote(parameters.tmpdir),
         "JARVICE_SINGULARITY_OVERLAY_SIZE": str(parameters.overlay_size),
         "JOB_LOCAL_USER": quote(parameters.local_user),
@@ -83,3 +85,13 @@ def render_ingress_path(jobs_domain: str, number: int) -> str:
     """
     path = jobs_domain.rpartition("://")[2].partition("/")[2]
     return path.strip("/").replace("$", str(number)) if "$" in path else ""
+
+
+def render_public_address(jobs_domain: str, namespace: str, number: int) -> str:
+    """A job's public host, with its port where one is named (PROTOCOL §3, %PUBLICADDR%).
+
+    `jobs_domain` is JARVICE_JOBS_DOMAIN, `namespace` JARVICE_JOBS_NAMESPACE.
+    """
+    authority, _, path = jobs_domain.strip().rpartition("://")[2].partition("/")
+    authority = authority.lower()
+    return authority if "$" in path or not authority else f"{namespace}-{number}.{authority}"

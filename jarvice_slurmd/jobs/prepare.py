@@ -16,7 +16,12 @@ from jarvice_slurmd.jobs.devices import parse_devices
 from jarvice_slurmd.jobs.executor import JobDescription, parse_job, render_node_script
 from jarvice_slurmd.jobs.images import ImagePolicy, JobImages, select_images
 from jarvice_slurmd.jobs.model import BatchJob, Interactive, JobRequest, Submission
-from jarvice_slurmd.jobs.parameters import Parameters, render_ingress_path, render_parameters
+from jarvice_slurmd.jobs.parameters import (
+    Parameters,
+    render_ingress_path,
+    render_parameters,
+    render_public_address,
+)
 from jarvice_slurmd.jobs.script import (
     JobText,
     fill_parameters,
@@ -133,6 +138,11 @@ class JobPreparer:
                 https_proxy=settings.https_proxy,
                 no_proxy=settings.no_proxy,
                 ingress_path=render_ingress_path(settings.jobs_domain or "", submission.number),
+                public_address=render_public_address(
+                    (request.interactive and settings.jobs_domain) or "",
+                    settings.jobs_namespace,
+                    submission.number,
+                ),
             )
         )
 

@@ -65,6 +65,14 @@ class CommandTests(ExecutorTestCase):
         self.assertEqual(status, 0, output)
         self.assertIn("n1\nn1\nn1\n20260101-ABCDE-app-anna_s1\n", output)
 
+    def test_public_address(self) -> None:
+        status, output = self.run_job(
+            {"command": ". /etc/JARVICE/jobinfo.sh; echo at $JOB_PUBLICADDR"},
+            parameters={"JOB_PUBLICADDR": "jobs-7.d.com"},
+        )
+        self.assertEqual(status, 0, output)
+        self.assertIn("\nat jobs-7.d.com\n", output)
+
     def test_refuses_root(self) -> None:
         self.set_program("id", "#!/bin/sh\necho 0\n")
         status, output = self.run_job()

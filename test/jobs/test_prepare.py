@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from attrs import evolve
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from jarvice_slurmd.errors import InvalidArgumentsError
+from jarvice_slurmd.interactive.routing import parse_jobs_domain
 from jarvice_slurmd.jobs.masking import MASK
 from jarvice_slurmd.jobs.model import MAX_NAME_BYTES, BatchJob, Submission, check_name
 from jarvice_slurmd.jobs.parameters import Parameters, render_ingress_path, render_parameters
@@ -182,6 +184,19 @@ class PrepareTests(SynchronousTestCase):
             "/a/job$/b": "a/job7/b",
         }.items():
             self.assertEqual(render_ingress_path(domain, 7), path, domain)
+
+    def test_public_address(self) -> None:
+        """It is that of the address that a browser opens, and of interactive jobs alone."""
+        for domain in ("d.com", "D.com/job$", "http://d.com:8080/job$", "http://d.com:8080"):
+            settings = evolve(_SETTINGS, jobs_domain=domain, jobs_namespace="jobs")
+            wanted = urlsplit(parse_jobs_domain(domain, "jobs").url(7)).netloc
+            line = f"export JOB_PUBLICADDR={wanted}\n"
+            self.assertIn(line, _prepare("{DOWNSTREAM_PARAMETERS}\n", settings).node_script)
+            for interactive in (True, False):
+                content = {"image": "app", "command": "true", "interactive": interactive}
+                submission = Submission(name="x", number=7, nodes=1, content=content)
+                script = JobPreparer(settings).prepare(submission).node_script
+                self.assertIn(line if interactive else "export JOB_PUBLICADDR=''\n", script)
 
     def test_nul(self) -> None:
         """No shell can read it: refused before anything is submitted."""
