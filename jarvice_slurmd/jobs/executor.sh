@@ -84,7 +84,7 @@ executor_prefix=        #     how the variables begin that it reads
 executor_ending=        # Slurm has told us to end
 executor_canary=        # dies of SIGTERM when Slurm sends it to every process, not to us alone
 executor_far_canary=    #     and this one when it finds those too that left us, as daemons do
-executor_puller=        # the process group that pulls
+executor_apart=         # the process group that pulls, or whatever else comes before the command
 executor_container=     # the process that runs the container tool, and
 executor_first=         #     the container's first process, and
 executor_mounts=        #     its mount namespace, which tells the container's processes from others
@@ -146,6 +146,25 @@ wait_for_end() {
         while kill -0 "$1"; do wait "$1"; done
         wait "$1"
     } 2>/dev/null
+}
+
+# Run what may take long in a process group of its own: when the job is told to end, that ends.
+apart() {
+    local status
+    [ -z "$executor_ending" ] || exit 143
+    set -m
+    (
+        set +m
+        trap - TERM EXIT
+        "$@"
+    ) </dev/null &
+    executor_apart=$!
+    set +m
+    wait_for_end "$executor_apart"
+    status=$?
+    executor_apart=
+    [ -z "$executor_ending" ] || exit 143
+    return "$status"
 }
 
 # Until a file stands in the job's folder. Listing the folder makes an NFS client look anew.
@@ -258,18 +277,7 @@ pull() {
     if [ "${image#/}" != "$image" ]; then
         [ -r "$image" ] || fail "the image $image is not there on $executor_host"
     else
-        # A process group of its own, to be ended as one.
-        set -m
-        (
-            set +m
-            trap - TERM EXIT
-            pull_locked "$image" "$2" "$3"
-        ) >"$found" </dev/null &
-        executor_puller=$!
-        set +m
-        wait_for_end "$executor_puller"
-        executor_puller=
-        [ -z "$executor_ending" ] || exit 143
+        apart pull_locked "$@"
         [ -s "$found" ] || fail "the image $image can't be had: the reason stands above" \
             "(as user '$(base64 -d <<<"$2")', http proxy '${SCHTTP_PROXY##*@}', https proxy '${SCHTTPS_PROXY##*@}')"
         file=$(cat "$found")
@@ -295,10 +303,8 @@ prepare_pull() {
     esac
 }
 
-# pull_locked <image> <user, base64> <password, base64>
-#
-# Ask the registry what the name stands for now and, unless that has been converted before, pull and
-# convert it; print the file's path.
+# pull_locked, given the same: ask the registry what the image's name stands for now and, unless that
+# has been converted before, pull and convert it; note the file's path in the node's folder.
 #
 # The container tool's own cache does it: it writes beside, renames when it is done, and knows an
 # image by its digest. So a changed tag is a new file, and nobody gets an image that his own
@@ -328,7 +334,7 @@ pull_locked() {
     fi
     # So that what is used stays young: see forget_images.
     touch "$folder" "$path"
-    echo "$path"
+    echo "$path" >"$executor_node_folder/$4"
 }
 
 # Remove images that nobody has used for a season; called after space was taken.
@@ -347,7 +353,7 @@ forget_images() {
 # The container's disk. It has no name any more once the container is up: then it is gone with the
 # container, whatever becomes of us.
 make_overlay() {
-    local size=$executor_overlay_size began
+    local size=$executor_overlay_size began free
     began=$(now)
     executor_disk=(--writable-tmpfs)
     if [ "$size" = 0 ]; then
@@ -356,7 +362,12 @@ make_overlay() {
     fi
     # The container tool makes none that is smaller.
     [ "$size" -ge 64 ] || size=64
-    tool overlay create --size "$size" "$executor_node_folder/overlay.img" ||
+    # The scratch folder is everybody's: what does not fit must not fill it first.
+    free=$(free_space "$executor_node_folder")
+    case $free in
+    [0-9]*) [ "$size" -lt "${free%% *}" ] || fail "no overlay of $size MB can be made: $free" ;;
+    esac
+    apart tool overlay create --size "$size" "$executor_node_folder/overlay.img" ||
         fail "no overlay of $size MB can be made: $(free_space "$executor_node_folder")"
     executor_disk=(--overlay "$executor_node_folder/overlay.img")
     say "overlay of $size MB, made in $(since "$began")"
@@ -392,7 +403,7 @@ choose_binds() {
 run_init_image() {
     mkdir -p "$executor_node_folder/opt"
     executor_binds+=(-B "$executor_node_folder/opt:/opt/JARVICE")
-    tool run "${executor_binds[@]}" "$(cat "$executor_job_folder/init_image")" ||
+    apart tool run "${executor_binds[@]}" "$(cat "$executor_job_folder/init_image")" ||
         fail "the init image ended with exit status $?"
 }
 
@@ -504,7 +515,7 @@ on_term() {
     [ -z "$executor_ending" ] || return 0
     executor_ending=yes
     say "told to end after $(since "$executor_start"); the command has until Slurm's KillWait"
-    [ -z "$executor_puller" ] || kill -TERM -- "-$executor_puller" 2>/dev/null
+    [ -z "$executor_apart" ] || kill -TERM -- "-$executor_apart" 2>/dev/null
     [ -z "$executor_first" ] || tell_container
 }
 
@@ -565,7 +576,7 @@ container_processes() {
 on_exit() {
     local status=$? tries=0
     trap '' TERM
-    [ -z "$executor_puller" ] || kill -TERM -- "-$executor_puller" 2>/dev/null
+    [ -z "$executor_apart" ] || kill -TERM -- "-$executor_apart" 2>/dev/null
     while signal_container TERM && [ $((tries += 1)) -le 20 ]; do sleep 0.1; done
     signal_container KILL
     [ -z "$executor_canary" ] || kill -KILL "$executor_canary" "$executor_far_canary" 2>/dev/null

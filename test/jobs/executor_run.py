@@ -60,6 +60,12 @@ class Node:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
 
+    def tell(self) -> None:
+        """SIGTERM for the text alone, as batch.sh sends it once a container is up."""
+        first = self._process.pid
+        (text,) = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        os.kill(int(text), signal.SIGTERM)
+
     def kill(self, which: int) -> str | None:
         """SIGKILL for one of its processes, the oldest being 0; returns what it ran, or None."""
         pids = self._members()

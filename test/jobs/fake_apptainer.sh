@@ -11,7 +11,11 @@ shift
 } >>"$FAKE_LOG"
 case $1 in
 overlay)
+    [ -z "$FAKE_OVERLAY_GATE" ] || cat "$FAKE_OVERLAY_GATE" >/dev/null
     : >"${*: -1}"
+    ;;
+run)
+    [ -z "$FAKE_RUN_GATE" ] || cat "$FAKE_RUN_GATE" >/dev/null
     ;;
 exec)
     for word; do

@@ -180,6 +180,22 @@ class PreparationTests(ExecutorTestCase):
         self.assertNotIn("overlay.img", output)
         self.assert_clean()
 
+    def test_overlay_that_does_not_fit(self) -> None:
+        """The scratch folder, which is everybody's, is not filled first."""
+        head = "Filesystem 1048576-blocks Used Available Capacity Mounted on"
+        for available, good in ((640, False), (641, True)):
+            line = f"server:/home 9000 8000 {available} 90% /home"
+            self.set_program("df", f"#!/bin/sh\nprintf '%s\\n' '{head}' '{line}'\n")
+            self.log.write_text("")
+            status, output = self.run_job()
+            self.assertEqual(status == 0, good, output)
+            words = f"error: no overlay of 640 MB can be made: {available} MB free in /home"
+            self.assertEqual(words in output, not good)
+            self.assertEqual(len(self.asked("overlay create")), good)
+            self.assert_clean()
+            for name in ("failed.0", "image", "done"):
+                (self.job_folder(1) / name).unlink(missing_ok=True)
+
     def test_writable_tmpfs(self) -> None:
         status, _ = self.run_job(parameters={"JARVICE_SINGULARITY_OVERLAY_SIZE": "0"})
         self.assertEqual(status, 0)

@@ -48,6 +48,27 @@ class EndingTests(ExecutorTestCase):
         node.terminate()
         self.assertEqual(node.finish()[0], 143)
 
+    def test_before_the_command(self) -> None:
+        """What comes before the command ends at once, and the command does not begin."""
+        for jobid, kind in enumerate(("OVERLAY", "RUN"), start=1):
+            gate = self.folder / f"gate-{kind}"
+            os.mkfifo(gate)
+            node = self.start(
+                {"command": "echo started", "init": True},
+                jobid=jobid,
+                parameters={"JARVICE_INIT_IMAGE": "docker://sys/initv2:1"},
+                environ={f"FAKE_{kind}_GATE": str(gate)},
+            )
+            with gate.open("w"):  # opened once it is at it, and kept open
+                node.tell()
+                status, output = node.finish()
+            self.assertEqual(status, 143, output)
+            self.assertIn("told to end", output)
+            self.assertNotIn("\nstarted\n", output)
+            self.assertNotIn("error:", output)
+            self.assertEqual(self.asked("exec --overlay"), [])
+            self.assert_clean(jobid)
+
     def test_other_nodes_stay_until_the_command_has_ended(self) -> None:
         gate = self.folder / "gate"
         os.mkfifo(gate)
