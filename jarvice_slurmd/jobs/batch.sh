@@ -265,12 +265,13 @@ while :; do
 done
 kill "$forgetter" 2>/dev/null
 # Nothing of the text stays; what an attempt to submit put there again while this job began neither,
-# nor what an abort left of the built-in executor's files (executor.sh): overlays, the command. Slurm's
-# SIGTERM may come just now, and would end rm; it comes once.
+# nor what an abort left of the built-in executor's files (executor.sh): overlays, the command, on this
+# node half an image. Slurm's SIGTERM may come just now, and would end rm; it comes once.
+work=$(cat "$job/node.0/work")
 for _ in 1 2; do
     (
         trap "" TERM
-        exec rm -rf -- "$job/node.sh" "$submission/node.sh" "$job"/node.*
+        exec rm -rf -- "$job/node.sh" "$submission/node.sh" ${work:+"$work"} "$job"/node.*
     ) && break
 done
 

@@ -78,6 +78,7 @@ executor_overlay_size=${JARVICE_SINGULARITY_OVERLAY_SIZE:-0}
 executor_images_folder=${JARVICE_JOB_SCRATCH_DIR}.jarvice/images
 executor_job_folder=${JARVICE_JOB_SCRATCH_DIR}.jarvice/jobs/$JOB_JOBID
 executor_node_folder=   # this node's own folder in the job's folder, once it is made
+executor_work_folder=   # and this job's own in the work folder, which is the node's
 executor_tool=          # apptainer or singularity, and
 executor_version=       #     what it calls itself, and
 executor_prefix=        #     how the variables begin that it reads
@@ -218,7 +219,6 @@ check_folders() {
         esac
     done
     mkdir -p "$executor_tmpdir" || fail "the work folder $executor_tmpdir can't be made"
-    export "${executor_prefix}_TMPDIR=$executor_tmpdir"
 }
 
 # --- The node's own files ---------------------------------------------------------------------
@@ -234,6 +234,12 @@ make_node_folder() {
     executor_node_folder=$executor_job_folder/node.$executor_rank
     etc=$executor_node_folder/JARVICE
     mkdir -p "$etc" || fail "the node's folder $executor_node_folder can't be made"
+    # What a container tool that is killed leaves while it converts an image goes with a folder of the
+    # job's own: on the first node batch.sh knows by this file where that is.
+    executor_work_folder=$(mktemp -d "$executor_tmpdir/jarvice-$JOB_JOBID.XXXXXX") ||
+        fail "no folder can be made in the work folder $executor_tmpdir"
+    echo "$executor_work_folder" >"$executor_node_folder/work"
+    export "${executor_prefix}_TMPDIR=$executor_work_folder"
     for node in $JOB_JOB_FORMATED_NODELIST; do
         echo "$node" >>"$etc/nodes"
         for ((core = 0; core < executor_cores; core++)); do echo "$node"; done >>"$etc/cores"
@@ -321,6 +327,8 @@ pull_locked() {
         say "waits for another job that pulls $image" >&8
         flock 9 || return 1
     fi
+    # Whoever wrote these was killed: he would hold the lock.
+    rm -rf -- "$folder"/cache/oci-tmp/tmp_*
     export "${executor_prefix}_CACHEDIR=$folder"
     path=$(
         prepare_pull "$@"
@@ -574,13 +582,15 @@ container_processes() {
 # However we end, short of SIGKILL: what the command left running ends with it, and our files go.
 # After SIGKILL Slurm ends the one, and batch.sh removes the other.
 on_exit() {
-    local status=$? tries=0
+    local status=$? tries=0 folder
     trap '' TERM
     [ -z "$executor_apart" ] || kill -TERM -- "-$executor_apart" 2>/dev/null
     while signal_container TERM && [ $((tries += 1)) -le 20 ]; do sleep 0.1; done
     signal_container KILL
     [ -z "$executor_canary" ] || kill -KILL "$executor_canary" "$executor_far_canary" 2>/dev/null
-    [ -z "$executor_node_folder" ] || rm -rf -- "$executor_node_folder" 2>/dev/null
+    for folder in "$executor_work_folder" "$executor_node_folder"; do
+        [ -z "$folder" ] || rm -rf -- "$folder" 2>/dev/null
+    done
     exit "$status"
 }
 

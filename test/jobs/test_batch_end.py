@@ -71,7 +71,8 @@ class KilledTests(BatchTestCase):
     def test_files_of_the_nodes(self) -> None:
         """An abort kills the texts before they can remove their files: they go all the same."""
         text = (
-            'mkdir -p "$JARVICE_JOB_DIR/node.$PROCESS_PROCID/JARVICE"\n'
+            'mkdir -p "$JARVICE_JOB_DIR/node.$PROCESS_PROCID/JARVICE" "$HOME/work/of it"\n'
+            'echo "$HOME/work/of it" >"$JARVICE_JOB_DIR/node.$PROCESS_PROCID/work"\n'
             'echo disk >"$JARVICE_JOB_DIR/node.$PROCESS_PROCID/overlay.img.ext3"\n'
             'echo secret >"$JARVICE_JOB_DIR/node.$PROCESS_PROCID/JARVICE/.command"\n'
             "kill -9 $BASHPID"
@@ -80,6 +81,7 @@ class KilledTests(BatchTestCase):
         job.run()
         self.assertEqual(job.verdict(), ("FAILED", 137))
         self.assertEqual([path.name for path in job.job.glob("node.*")], [])
+        self.assertEqual(list((job.node.home / "work").iterdir()), [])
 
     def test_told_to_end_while_files_are_removed(self) -> None:
         """An abort's SIGTERM comes when the step is over: what is left goes all the same."""

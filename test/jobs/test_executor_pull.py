@@ -103,6 +103,26 @@ class PullTests(ExecutorTestCase):
         self.assertEqual(len(self.asked(expected)), 2)
         self.assertTrue((self.folder / "tmp").is_dir())
 
+    def test_half_an_image(self) -> None:
+        """What the container tool leaves when it is killed goes: with the job, or before a pull."""
+        gate = self.folder / "gate"
+        os.mkfifo(gate)
+        node = self.start(environ={"FAKE_GATE": str(gate)})
+        with gate.open("w"):
+            (work,) = (self.folder / "tmp").iterdir()
+            self.assertEqual(work.stat().st_mode & 0o777, 0o700)
+            self.assertEqual((self.job_folder(1) / "node.0/work").read_text(), f"{work}\n")
+            (work / "build-temp-1").mkdir()
+            node.tell()
+            self.assertEqual(node.finish()[0], 143)
+        self.assertEqual(list((self.folder / "tmp").iterdir()), [])
+        (image,) = (self.scratch / ".jarvice/images").iterdir()
+        (image / "cache/oci-tmp/tmp_1").mkdir(parents=True)
+        (image / "cache/oci-tmp/abcd").touch()
+        self.assertEqual(self.start(jobid=2).finish()[0], 0)
+        self.assertEqual([path.name for path in (image / "cache/oci-tmp").iterdir()], ["abcd"])
+        self.assertEqual(list((self.folder / "tmp").iterdir()), [])
+
     def test_two_jobs_at_once_convert_once(self) -> None:
         gate = self.folder / "gate"
         os.mkfifo(gate)
