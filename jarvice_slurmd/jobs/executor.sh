@@ -408,6 +408,17 @@ choose_binds() {
         executor_binds+=(-B "$JARVICE_JOB_GLOBAL_SCRATCH_DIR")
 }
 
+# Whether Slurm has given the job GPUs on this node, by whatever option they were asked for.
+has_gpus() {
+    local count
+    # SLURM_JOB_GPUS lists their numbers, of which one is 0.
+    for count in "$executor_gpus" "${JOB_GPUS_PER_NODE:-0}" \
+        "${SLURM_GPUS_ON_NODE:-${SLURM_JOB_GPUS:+some}}"; do
+        [ "${count:-0}" = 0 ] || return 0
+    done
+    return 1
+}
+
 run_init_image() {
     mkdir -p "$executor_node_folder/opt"
     executor_binds+=(-B "$executor_node_folder/opt:/opt/JARVICE")
@@ -617,7 +628,7 @@ make_overlay
 shield_fuse
 choose_binds
 executor_nv=()
-if [ "$executor_gpus" != 0 ] || [ "${JOB_GPUS_PER_NODE:-0}" != 0 ]; then
+if has_gpus; then
     if executor_cuda_env=$(site_file .jarvice_cuda_env); then
         trap 'site_file_ended "$executor_cuda_env" 2>&8; (exit 1); on_exit' EXIT
         # shellcheck source=/dev/null

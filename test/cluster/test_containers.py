@@ -199,6 +199,10 @@ class SiteTests(ContainerTestCase):
         self.assertLess(result.output.index("cuda sourced"), result.output.index("container up"))
         # There is no driver here: Apptainer looks for its parts, says so, and goes on.
         self.assertIn("nvidia-persistenced/socket not found", result.output)
+        by_device = self.site_job("echo site $SITE")
+        by_device["devices"] = [*by_device["devices"], "sbatch_gres=gpu:1"]  # type: ignore[misc]
+        result = await self.run_job(by_device)
+        self.assertIn("\nsite cuda\n", result.output)
         result = await self.run_job(self.site_job("echo site ${SITE:-plain}"))
         self.assertIn("\nsite plain\n", result.output)
         for word in ("cuda sourced", "nvidia"):

@@ -166,6 +166,20 @@ class PreparationTests(ExecutorTestCase):
         self.assertEqual(len(self.asked("exec --nv")), 1)
         self.assertEqual(len(self.asked("ENV exec CUDA=here")), 1)
 
+    def test_gpus_by_other_options(self) -> None:
+        """`sbatch_gres=gpu:1`, `sbatch_gpus=…`: what Slurm says of the node counts."""
+        (self.home / ".jarvice_cuda_env").write_text("export CUDA=here\n")
+        for environ, gpus in (
+            ({"SLURM_GPUS_ON_NODE": "2"}, 1),
+            ({"SLURM_JOB_GPUS": "0"}, 1),
+            ({"SLURM_GPUS_ON_NODE": "0"}, 0),
+            ({"SLURM_GPUS_ON_NODE": "", "SLURM_JOB_GPUS": ""}, 0),
+        ):
+            self.log.write_text("")
+            self.assertEqual(self.run_job(environ=environ)[0], 0)
+            self.assertEqual(len(self.asked("exec --nv")), gpus, environ)
+            self.assertEqual(len(self.asked("ENV exec CUDA=here")), gpus, environ)
+
     def test_overlay(self) -> None:
         seen = f"ls {self.job_folder(1)}/node.0"
         status, output = self.run_job(
