@@ -427,7 +427,8 @@ run_init_image() {
 }
 
 # The container's first process. It starts the command when we have seen that the container is up.
-# It outlives SIGTERM, which is the command's; and when the command was a shell that died of it,
+# The command has a shell of its own, so that $$ is its own, too; the text comes through a pipe, as it
+# may be too long for an argument. This process outlives SIGTERM, which is the command's; and when the command was a shell that died of it,
 # waits for what the shell had started: that may be saving its work.
 executor_first_text='
 exec 7<>/etc/JARVICE/.alive 6</etc/JARVICE/.alive
@@ -441,7 +442,11 @@ echo $$ >/etc/JARVICE/.pid
 : >/etc/JARVICE/.up
 read -r jarvice_line </etc/JARVICE/.hold
 exec 8>&2 2>/dev/null
-(exec 6<&- 2>&8 8>&-; eval "$jarvice_text")
+printf "%s\n" "$jarvice_text" | (
+    [ -z "$jarvice_ending" ] || : >/etc/JARVICE/.ending
+    exec 6<&- 9<&0 </dev/null 2>&8 8>&-
+    exec /bin/sh -c "jarvice_text=\$(cat <&9); exec 9<&-; eval \"\$jarvice_text\""
+)
 jarvice_code=$?
 exec 7>&-
 [ "$jarvice_code" != 143 ] || sleep 1
@@ -450,7 +455,7 @@ exit "$jarvice_code"
 '
 
 # On the first node: what was told to end before it began does not begin.
-executor_begin_text='if [ "$jarvice_ending" ] || [ -e /etc/JARVICE/.ending ]; then exit 143; fi'
+executor_begin_text='if [ -e /etc/JARVICE/.ending ]; then exit 143; fi'
 
 # On the other nodes: up until the first node is done, whatever Slurm sends.
 executor_hold_text='trap "" TERM; read -r jarvice_line </etc/JARVICE/.hold'
@@ -471,14 +476,18 @@ start_container() {
     image=$(cat "$executor_job_folder/image")
     write_command
     [ -z "$executor_ending" ] || exit 143
+    # A process group of its own: "kill 0" is the container's affair, and SIGINT is not ignored there.
+    set -m
     (
+        set +m
         trap : TERM
         trap - EXIT
         PATH=$executor_path tool exec "${executor_nv[@]}" "${executor_disk[@]}" \
             "${executor_binds[@]}" "$image" /bin/sh -c "$executor_first_text" </dev/null
         echo $? >"$executor_node_folder/code"
-    ) &
+    ) </dev/null &
     executor_container=$!
+    set +m
     until_up 2>/dev/null
     executor_first=$(cat "$executor_node_folder/JARVICE/.pid")
     executor_mounts=$(readlink "/proc/$executor_first/ns/mnt")
@@ -598,6 +607,7 @@ on_exit() {
     [ -z "$executor_apart" ] || kill -TERM -- "-$executor_apart" 2>/dev/null
     while signal_container TERM && [ $((tries += 1)) -le 20 ]; do sleep 0.1; done
     signal_container KILL
+    [ -z "$executor_container" ] || kill -KILL -- "-$executor_container" 2>/dev/null
     [ -z "$executor_canary" ] || kill -KILL "$executor_canary" "$executor_far_canary" 2>/dev/null
     for folder in "$executor_work_folder" "$executor_node_folder"; do
         [ -z "$folder" ] || rm -rf -- "$folder" 2>/dev/null

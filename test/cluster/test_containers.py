@@ -22,9 +22,11 @@ class ContainerTests(ContainerTestCase):
             "exit 0": (0, "COMPLETED", 0),
             "exit 3": (1, "FAILED", 3),
             "kill -9 $$": (1, "FAILED", 137),
+            "kill -TERM $$": (1, "FAILED", 143),
+            "kill -9 0": (1, "FAILED", 137),
         }
         jobs = {
-            await self.submit_job(self.job(f"echo ran; sh -c '{command}'")): end
+            await self.submit_job(self.job(f"echo ran; {command}")): end
             for command, end in commands.items()
         }
         for job, (return_code, state, status) in jobs.items():
@@ -33,6 +35,7 @@ class ContainerTests(ContainerTestCase):
             self.assertEqual(result.return_code, return_code, result)
             self.assertIn(f"termination state: {state} ", result.verdict)
             self.assertEqual(result.status, status, result)
+            self.assertIn(f"the command ended with exit status {status} ", result.output)
 
     async def test_disks(self) -> None:
         """An overlay of the size asked for, or a tmpfs; neither is left behind."""

@@ -31,6 +31,27 @@ class CommandTests(ExecutorTestCase):
             for name in ("done", "image"):
                 (self.job_folder(1) / name).unlink()
 
+    def test_kills_itself(self) -> None:
+        """`$$` is the command's own shell, and its process group nobody else's."""
+        for command, expected in (
+            ("kill -TERM $$; echo survived", 143),
+            ("kill -9 $$; echo survived", 137),
+            ("kill -9 0; echo survived", 137),
+        ):
+            status, output = self.run_job({"command": command})
+            self.assertEqual(status, expected, output)
+            self.assertNotIn("\nsurvived", output)
+            self.assertIn(f"the command ended with exit status {expected}", output)
+            self.assert_clean()
+            for name in ("done", "image"):
+                (self.job_folder(1) / name).unlink()
+
+    def test_interrupt(self) -> None:
+        """SIGINT is not ignored: notebooks interrupt their kernels by it."""
+        status, output = self.run_job({"command": "trap 'echo interrupted' INT; kill -INT $$"})
+        self.assertEqual(status, 0, output)
+        self.assertIn("\ninterrupted\n", output)
+
     def test_words_arrive_as_they_are(self) -> None:
         words = ["a b", "it's", '"', "$HOME `id` \\", "line\nfeed", "*", "ü€", "", "{x} {{y}}"]
         status, output = self.run_job({"command": ["printf", "<%s>\\n", *words]})
