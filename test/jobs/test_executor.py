@@ -231,6 +231,21 @@ class PreparationTests(ExecutorTestCase):
             for name in ("failed.0", "image", "done"):
                 (self.job_folder(1) / name).unlink(missing_ok=True)
 
+    def test_binds(self) -> None:
+        """The scratch folders at their own paths, the global one where it is on this node."""
+        here, nowhere = self.folder / "global", self.folder / "nowhere"
+        here.mkdir()
+        for folder, bound in ((str(here), 1), (str(nowhere), 0), ("", 0)):
+            self.log.write_text("")
+            parameters = {"JARVICE_JOB_GLOBAL_SCRATCH_DIR": folder}
+            self.assertEqual(self.run_job(parameters=parameters)[0], 0)
+            (asked,) = self.asked("exec --overlay")
+            words = asked.split()
+            binds = [words[index + 1] for index, word in enumerate(words) if word == "-B"]
+            node = f"{self.job_folder(1)}/node.0"
+            wanted = [f"{node}/JARVICE:/etc/JARVICE", f"{self.scratch}/", "/:/data"]
+            self.assertEqual(binds, wanted + [folder] * bound)
+
     def test_writable_tmpfs(self) -> None:
         status, _ = self.run_job(parameters={"JARVICE_SINGULARITY_OVERLAY_SIZE": "0"})
         self.assertEqual(status, 0)

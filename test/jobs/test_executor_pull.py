@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import os
 
 from test.jobs.executor_run import IMAGE, ExecutorTestCase
@@ -187,3 +188,28 @@ class PullTests(ExecutorTestCase):
         left = {path.name for path in images.iterdir()} - {"young", "not-ours"}
         self.assertEqual(len(left), 1)
         self.assertNotIn("old", left)
+
+    def test_image_that_is_used_stays_young(self) -> None:
+        """Though nothing is written when it is: its folder and its file are touched."""
+        self.assertEqual(self.run_job()[0], 0)
+        (folder,) = (self.scratch / ".jarvice/images").iterdir()
+        for path in (folder / "image", folder):
+            os.utime(path, (0, 0))
+        self.assertEqual(self.start(jobid=2).finish()[0], 0)
+        for path in (folder / "image", folder):
+            self.assertGreater(path.stat().st_mtime, 1, path)
+        self.assertEqual(len(self.asked("CONVERTED")), 1)
+
+    def test_image_that_is_being_pulled_stays(self) -> None:
+        """However old its folder says it is: somebody holds its lock."""
+        old = self.scratch / ".jarvice/images/old"
+        old.mkdir(parents=True)
+        with (old / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.utime(old, (0, 0))
+            self.assertEqual(self.run_job()[0], 0)
+            self.assertTrue((old / "lock").exists())
+        os.utime(old, (0, 0))
+        other = {"JARVICE_APP_IMAGE": "docker://registry.example.com/team/other:1.0"}
+        self.assertEqual(self.start(jobid=2, parameters=other).finish()[0], 0)
+        self.assertFalse(old.exists())
