@@ -9,6 +9,8 @@ import atexit
 import base64
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -45,6 +47,37 @@ class Result:
     status: int
 
 
+@frozen(kw_only=True)
+class HeldConversions:
+    """A program in the place of mksquashfs that halts with half an image written."""
+
+    folder: Path
+    site: Path
+
+    def hold(self) -> None:
+        """Have the site's own file put it into the PATH of jobs."""
+        self.folder.chmod(0o777)
+        program = self.folder / "mksquashfs"
+        program.write_text(
+            '#!/bin/sh\nhead -c 4096 /dev/zero >"$2"\n'
+            f": >{self.folder}/begun\n"
+            f"until [ -e {self.folder}/released ]; do sleep 0.1; done\n"
+            f'rm -f "$2"\nexec {shutil.which("mksquashfs")} "$@"\n'
+        )
+        program.chmod(0o755)
+        self.site.write_text(f"export PATH={self.folder}:$PATH\n")
+        self.site.chmod(0o644)
+
+    def release(self) -> None:
+        """Let them go on, and hold none any more."""
+        self.site.unlink(missing_ok=True)
+        (self.folder / "released").touch()
+
+    async def has_begun(self) -> bool:
+        """Whether one has come to its middle."""
+        return os.path.exists(self.folder / "begun")  # noqa: ASYNC240
+
+
 class ContainerTestCase(ClusterTestCase):
     """A test with a daemon before the cluster with containers."""
 
@@ -70,6 +103,17 @@ class ContainerTestCase(ClusterTestCase):
     def push(self, image: str, mark: str) -> None:
         """Push an application's image that holds a mark in /etc/mark."""
         registry_images.push_image(self.layout, f"apps/{image}:latest", {"etc/mark": f"{mark}\n"})
+
+    def hold_conversions(self) -> HeldConversions:
+        """Have every image's conversion halt in the middle, until it is let go or the test ends."""
+        found = tempfile.TemporaryDirectory(prefix="held-", dir=self.cluster.scratch)
+        self.addCleanup(found.cleanup)
+        held = HeldConversions(
+            folder=Path(found.name), site=self.cluster.scratch / ".jarvice_custom_env"
+        )
+        held.hold()
+        self.addCleanup(held.release)
+        return held
 
     def blob_pulls(self, image: str) -> int:
         """How many blobs of an application's image the registry has sent so far."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from test.cluster.containers import ContainerTestCase
 
@@ -27,18 +28,30 @@ class ImageTests(ContainerTestCase):
         """A conversion that was killed is not used: the next job makes it anew."""
         image = f"killed-{os.urandom(4).hex()}"
         self.push(image, image)
-        job = await self.submit_job(self.job("sleep 300", image=image))
-        images = self.cluster.scratch / ".jarvice" / "images"
-
-        async def has_begun() -> bool:
-            return any(image in path.name for path in images.glob("*"))
-
-        await self.until(has_begun)
+        held = self.hold_conversions()
+        job = await self.submit_job(self.job("echo ran", image=image))
+        await self.until(held.has_begun)
+        work = Path((self.job_folder(job) / "node.0" / "work").read_text().strip())
+        self.assertTrue(self.holds_files(work), work)
         await self.client.post(f"/request/{job.path}/abort", {})
-        await self.result(job)
+        aborted = await self.result(job)
+        self.assertEqual(aborted.return_code, -15, aborted)
+        held.release()
         result = await self.run_job(self.job("cat /etc/mark", image=image))
         self.assertEqual(result.return_code, 0, result)
         self.assertIn(f"\n{image}\n", result.output)
+        # Nor is it left.
+        self.assertFalse(self.holds_files(work), work)
+        self.assertEqual(self.find_halves(image), [])
+
+    def holds_files(self, folder: Path) -> bool:
+        """Whether there are files in a folder that may be gone."""
+        return folder.is_dir() and any(folder.iterdir())
+
+    def find_halves(self, image: str) -> list[Path]:
+        """What the container tool names its files in the cache by that are not whole yet."""
+        images = self.cluster.scratch / ".jarvice" / "images"
+        return list(images.glob(f"*{image}*/cache/oci-tmp/tmp_*"))
 
     async def test_changed_tag(self) -> None:
         """A tag that has moved is another image from then on."""
