@@ -267,7 +267,13 @@ kill "$forgetter" 2>/dev/null
 # Nothing of the text stays; what an attempt to submit put there again while this job began neither,
 # nor what an abort left of the built-in executor's files (executor.sh): overlays, the command, on this
 # node half an image. Slurm's SIGTERM may come just now, and would end rm; it comes once.
-work=$(cat "$job/node.0/work")
+work=
+if [ -f "$job/node.0/work" ]; then read -r work <"$job/node.0/work"; fi
+case $work in
+/*/../*) work= ;;
+/*/"jarvice-$SLURM_JOB_ID".??????) ;;
+*) work= ;;
+esac
 for _ in 1 2; do
     (
         trap "" TERM

@@ -428,8 +428,9 @@ run_init_image() {
 
 # The container's first process. It starts the command when we have seen that the container is up.
 # The command has a shell of its own, so that $$ is its own, too; the text comes through a pipe, as it
-# may be too long for an argument. This process outlives SIGTERM, which is the command's; and when the command was a shell that died of it,
-# waits for what the shell had started: that may be saving its work.
+# may be too long for an argument. This process outlives SIGTERM, which is the command's; and when the
+# command was a shell that died of it, waits for what the shell had started: that may be saving its
+# work.
 executor_first_text='
 exec 7<>/etc/JARVICE/.alive 6</etc/JARVICE/.alive
 jarvice_text=$(cat /etc/JARVICE/.command) || exit 125

@@ -71,8 +71,8 @@ class KilledTests(BatchTestCase):
     def test_files_of_the_nodes(self) -> None:
         """An abort kills the texts before they can remove their files: they go all the same."""
         text = (
-            'mkdir -p "$JARVICE_JOB_DIR/node.$PROCESS_PROCID/JARVICE" "$HOME/work/of it"\n'
-            'echo "$HOME/work/of it" >"$JARVICE_JOB_DIR/node.$PROCESS_PROCID/work"\n'
+            'mkdir -p "$JARVICE_JOB_DIR/node.$PROCESS_PROCID/JARVICE" "$HOME/w/jarvice-41.a b=XY"\n'
+            'echo "$HOME/w/jarvice-41.a b=XY" >"$JARVICE_JOB_DIR/node.$PROCESS_PROCID/work"\n'
             'echo disk >"$JARVICE_JOB_DIR/node.$PROCESS_PROCID/overlay.img.ext3"\n'
             'echo secret >"$JARVICE_JOB_DIR/node.$PROCESS_PROCID/JARVICE/.command"\n'
             "kill -9 $BASHPID"
@@ -81,7 +81,28 @@ class KilledTests(BatchTestCase):
         job.run()
         self.assertEqual(job.verdict(), ("FAILED", 137))
         self.assertEqual([path.name for path in job.job.glob("node.*")], [])
-        self.assertEqual(list((job.node.home / "work").iterdir()), [])
+        self.assertEqual(list((job.node.home / "w").iterdir()), [])
+
+    def test_other_folders(self) -> None:
+        """What a job's file calls its work folder and is none of this job's stays."""
+        for folder in (
+            "",
+            "/",
+            "$HOME/kept",
+            "$HOME/kept/jarvice-41.abcdef/..",
+            "jarvice-42.abcdef",
+        ):
+            job = self.job(
+                'mkdir -p "$JARVICE_JOB_DIR/node.0" "$HOME/kept/jarvice-41.abcdef"\n'
+                'cd "$HOME/kept" && mkdir jarvice-42.abcdef\n'
+                f'echo "{folder}" >"$JARVICE_JOB_DIR/node.0/work"; kill -9 $BASHPID'
+            )
+            job.node.stub("rm", 'exec /bin/rm "$@"')
+            job.run()
+            kept = {path.name for path in (job.node.home / "kept").iterdir()}
+            self.assertEqual(kept, {"jarvice-41.abcdef", "jarvice-42.abcdef"}, folder)
+            removed = [word for call in job.node.calls("rm") for word in call]
+            self.assertEqual([word for word in removed if "kept" in word or word == "/"], [])
 
     def test_told_to_end_while_files_are_removed(self) -> None:
         """An abort's SIGTERM comes when the step is over: what is left goes all the same."""
