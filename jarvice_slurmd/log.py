@@ -29,9 +29,18 @@ _CONTROLS: Final = {
 }
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Drops what can't be written: whoever read the log has gone, and there is no other."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        # logging would tell it on stderr, which twistd has led into this very log.
+        if not isinstance(sys.exc_info()[1], OSError | ValueError):
+            super().handleError(record)
+
+
 def set_up_logging(level: int, stream: TextIO) -> None:
     """Send the log to a stream; `level` is one of Python's numbers, 30 meaning warnings."""
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(_OneLineFormatter(FORMAT))
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -54,6 +55,20 @@ class FormatTests(LogTestCase):
         set_up_logging(10, self.stream)
         logging.getLogger("x").info("say %s", "this")
         self.assertEqual(self.entries(), [("INFO", "say this")])
+
+    def test_nobody_reads_it(self) -> None:
+        """A log that can't be written to any longer harms nothing, and tells nobody."""
+        reader, writer = os.pipe()
+        os.close(reader)
+        stderr = StringIO()
+        with os.fdopen(writer, "w", buffering=1) as stream, contextlib.redirect_stderr(stderr):
+            set_up_logging(10, stream)
+            for _ in range(3):
+                logging.getLogger("x").warning("lost")
+            logging.getLogger().handlers.clear()
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        self.assertEqual(stderr.getvalue(), "")
 
     def test_level(self) -> None:
         """Python's numbers; what is below is not told."""
