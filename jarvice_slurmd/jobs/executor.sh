@@ -163,8 +163,12 @@ apart() {
     set +m
     wait_for_end "$executor_apart"
     status=$?
+    if [ -n "$executor_ending" ]; then
+        # It may have started something just as it was told.
+        kill -KILL -- "-$executor_apart" 2>/dev/null
+        exit 143
+    fi
     executor_apart=
-    [ -z "$executor_ending" ] || exit 143
     return "$status"
 }
 
