@@ -105,19 +105,20 @@ wait "$writer"
 # OpenBSD's nc does not tell the end of the far end's data, and ends when it is reset as when all is
 # well. It does end when its stdin has ended too: so a `cat` feeds it, and is killed when the kernel
 # has the socket in CLOSE_WAIT (08). What is sent after that is lost, for it is the last resort.
+# Their own lines begin with a line end: nc writes its message in pieces, and they may come between.
 _FEEDER = """\
 exec 5<&0
 cat <&5 2>/dev/null 5<&- &
-echo "feeder $!" >&2
+printf '\\nfeeder %s\\n' "$!" >&2
 exec </dev/null >/dev/null 5<&-
-wait "$!" && echo fed >&2
+wait "$!" && printf '\\nfed\\n' >&2
 """
 _NC = """\
 exec 5<&0
 nc -v -N "$0" "$1" <&5 5<&- &
 nc=$!
 inode=
-echo "nc $nc" >&2
+printf '\\nnc %s\\n' "$nc" >&2
 exec </dev/null >/dev/null 5<&-
 {
     while sleep 1 && kill -0 "$nc" 2>/dev/null; do
@@ -132,13 +133,13 @@ exec </dev/null >/dev/null 5<&-
         address='[0-9A-F]*:[0-9A-F]*'
         rest="[^ ]* [^ ]* [^ ]*  *[0-9]*  *[0-9]* $inode "
         case $(grep -hs "^ *[0-9]*: $address $address [0-9A-F]* $rest" /proc/net/tcp*) in
-        *' 08 '*) echo fin >&2; break;;
+        *' 08 '*) printf '\\nfin\\n' >&2; break;;
         '') inode=;;
         esac
     done
 } &
 wait "$nc"
-echo ended >&2
+printf '\\nended\\n' >&2
 """
 
 _SHELL = """\
@@ -175,10 +176,11 @@ watch_nc() {
     while [ ! "$ended" ] || [ ! "$feeder" ]; do
         IFS= read -r line || break
         case $line in
+        '') ;;
         'nc '*) pid=${line#* };;
-        'feeder '*) feeder=${line#* };;
+        'feeder '*) feeder=${line#* }; [ ! "$fin" ] || kill "$feeder";;
         fed) fed=1; ( exec </dev/null 2>/dev/null; linger "$pid" 600 ) &;;
-        fin) [ "$fed" ] || kill "$feeder"; fin=1;;
+        fin) fin=1; [ "$fed" ] || [ ! "$feeder" ] || kill "$feeder";;
         ended) ended=1;;
         *) printf '%s\\n' "$line" >&2;;
         esac
