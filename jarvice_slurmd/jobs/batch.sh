@@ -34,14 +34,18 @@
 jarvice_root=@ROOT@
 jarvice_name=@NAME@
 
+exec 8>&2
 umask 077
 job=$jarvice_root/jobs/$SLURM_JOB_ID
 submission=$jarvice_root/submit/$jarvice_name
 printf -v begun '%(%s)T' -1
 
-# Write a file of the job's folder so that a reader sees all of it or none.
+# Write a file of the job's folder so that a reader sees all of it or none. Slurm's SIGTERM may end mv,
+# too; it comes once.
 leave() {
-    printf '%s\n' "$2" >"$job/.$1.$$" && mv -f "$job/.$1.$$" "$job/$1"
+    printf '%s\n' "$2" 2>&8 >"$job/.$1.$$" || return
+    mv -f "$job/.$1.$$" "$job/$1" 2>/dev/null || [ ! -e "$job/.$1.$$" ] ||
+        mv -f "$job/.$1.$$" "$job/$1" 2>&8
 }
 
 # "<state> <exit status>": what Slurm will call the end that is coming.
@@ -248,9 +252,9 @@ on_term() {
     *"Reason=TimeLimit"*) ending=TIMEOUT ;;
     *) ending=CANCELLED ;;
     esac
-    finish "$ending" 143 2>&8
+    finish "$ending" 143
 }
-exec 8>&2 2>/dev/null
+exec 2>/dev/null
 trap on_term TERM
 
 srun -K1 --export=ALL -N "$SLURM_NNODES" -n "$SLURM_NNODES" --ntasks-per-node=1 \
@@ -294,5 +298,5 @@ if [ -z "$ending" ]; then
     ending=FAILED
     [ "$code" = 0 ] && ending=COMPLETED
 fi
-finish "$ending" "$code" 2>&8
+finish "$ending" "$code"
 exit "$code"

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 from jarvice_slurmd.jobs.script import render_batch_script
@@ -86,6 +87,8 @@ class BatchRun:
             stderr=subprocess.STDOUT,
             cwd=self.node.home,
             start_new_session=True,
+            # What was started in the background ignores it; nothing of Slurm's does.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
             env={
                 **self.node.environ(),
                 "SLURM_JOB_ID": self.jobid,
@@ -98,6 +101,12 @@ class BatchRun:
                 "SLURMD_NODENAME": "n1",
             },
         )
+
+    @property
+    def pid(self) -> int:
+        """The batch script's process."""
+        assert self._process is not None
+        return self._process.pid
 
     def terminate(self, *, by_cgroup: bool = False) -> None:
         """SIGTERM, as a time limit or scancel has it.

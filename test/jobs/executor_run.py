@@ -12,6 +12,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import IO
@@ -38,6 +39,8 @@ class Node:
             text=True,
             env=environ,
             start_new_session=True,
+            # What was started in the background ignores it; nothing of Slurm's does.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         self.seen = ""
 

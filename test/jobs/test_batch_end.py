@@ -83,6 +83,20 @@ class KilledTests(BatchTestCase):
         self.assertEqual([path.name for path in job.job.glob("node.*")], [])
         self.assertEqual(list((job.node.home / "w").iterdir()), [])
 
+    def test_told_to_end_while_it_is_noted(self) -> None:
+        """Slurm's SIGTERM ends what writes the record, too: it is written again, without a word."""
+        job = self.job('/bin/kill -TERM "$(cat "$HOME/batch")"; sleep 0.1; echo said')
+        job.node.stub(
+            "mv",
+            'case $* in *exit) [ -e ~/mv ] || { echo >~/mv; kill $$; } ;; esac; exec /bin/mv "$@"',
+        )
+        job.start()
+        (job.node.home / "batch").write_text(f"{job.pid}\n")
+        _, output = job.finish()
+        self.assertEqual(job.verdict()[0], "CANCELLED")
+        self.assertTrue((job.node.home / "mv").exists())
+        self.assertEqual(output, b"said\n")
+
     def test_other_folders(self) -> None:
         """What a job's file calls its work folder and is none of this job's stays."""
         for folder in (

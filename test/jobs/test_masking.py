@@ -89,7 +89,7 @@ class MaskTests(SynchronousTestCase):
         changed = [line.strip() for line, shown in pairs if line != shown]
         self.assertEqual(
             [line.partition("=")[0] for line in changed],
-            [f'export "${{executor_prefix}}_DOCKER_{word}' for word in ("USERNAME", "PASSWORD")],
+            ["user", 'export "${executor_prefix}_DOCKER_USERNAME'],
         )
 
     def test_values_of_several_lines(self) -> None:
