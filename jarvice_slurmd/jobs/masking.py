@@ -7,6 +7,8 @@ possessive, and no line is walked twice.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Iterable, Mapping
 from shlex import quote
@@ -81,6 +83,9 @@ _AUTHORIZATION = re.compile(
 )
 _URL_PASSWORD = re.compile(r"(://[^\s/@:'\"]*+:)[^\s/@'\"]++(?=@)")
 
+#: The command of a text of JARVICE's, in base64 (PROTOCOL §2), as its head and as what is exported.
+_COMMAND = re.compile(r"^((?:export )?JARVICE_CMD=(['\"]?))([A-Za-z0-9+/=]++)(?=\2$)", re.MULTILINE)
+
 #: What executor.sh is given by the user, as shlex.quote leaves it where it quotes.
 _USERS_TEXT = re.compile(
     r"""^(executor_command|executor_worker)='((?:[^']++|'"'"')*+)'$""", re.MULTILINE
@@ -95,12 +100,23 @@ def mask_secrets(text: str, secrets: Iterable[str] = ()) -> str:
     Masked are the given ones wherever they stand, the values of variables, options and JSON whose
     name says that they are secret, HTTP credentials, passwords in URLs, and private keys.
     """
-    for secret in sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True):
+    known = tuple(secrets)
+    text = _COMMAND.sub(lambda found: found[1] + _mask_encoded(found[3], known), text)
+    for secret in sorted({secret for secret in known if len(secret) >= 4}, key=len, reverse=True):
         text = text.replace(secret, MASK)
     text = _PRIVATE_KEY.sub(lambda key: key[1] + MASK if key[2].strip() else key[0], text)
     text = _AUTHORIZATION.sub(rf"\1{MASK}", text)
     text = _URL_PASSWORD.sub(rf"\1{MASK}", text)
     return _mask_assignments(text)
+
+
+def _mask_encoded(encoded: str, secrets: Iterable[str]) -> str:
+    """Base64 of the text without its secrets; what is no base64 of UTF-8 stays."""
+    try:
+        text = base64.b64decode(encoded, validate=True).decode("utf-8")
+    except (binascii.Error, ValueError):
+        return encoded
+    return base64.b64encode(mask_secrets(text, secrets).encode("utf-8")).decode("ascii")
 
 
 def mask_described(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from shlex import quote
 
@@ -37,6 +38,23 @@ class MaskTests(SynchronousTestCase):
             self.assertTrue(
                 shown.startswith("before\n") and shown.endswith(f"={MASK}\nafter"), line
             )
+
+    def test_encoded_command(self) -> None:
+        """What JARVICE's command says in base64 is no more readable than in clear."""
+
+        def encode(command: str) -> str:
+            return b64encode(command.encode("utf-8")).decode("ascii")
+
+        for line in ("JARVICE_CMD={}", "export JARVICE_CMD={}", "export JARVICE_CMD='{}'"):
+            shown = mask_secrets(
+                f"a\n{line.format(encode('run --password hush it'))}\nb", ["known"]
+            )
+            self.assertEqual(shown, f"a\n{line.format(encode(f'run --password {MASK}'))}\nb")
+            for same in (encode("echo fine"), "no base64", encode("x")[:-1] + "!"):
+                text = f"a\n{line.format(same)}\nb"
+                self.assertEqual(mask_secrets(text), text)
+        shown = mask_secrets(f"JARVICE_CMD={encode('echo known')}", ["known"])
+        self.assertEqual(shown, f"JARVICE_CMD={encode(f'echo {MASK}')}")
 
     def test_names(self) -> None:
         """Whole words of a name, and words run together with what they are for."""
