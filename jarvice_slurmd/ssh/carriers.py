@@ -17,11 +17,11 @@ from jarvice_slurmd.ssh.command import CommandChannel
 from jarvice_slurmd.ssh.flow import FlowConnection
 from jarvice_slurmd.ssh.options import LinkOptions
 from jarvice_slurmd.ssh.shell import make_nonce, render_invocation
+from jarvice_slurmd.ssh.stream import NEAR_WINDOW
 from jarvice_slurmd.ssh.tunnel import TunnelChannel
 
-# The largest window of a stream: what a round trip at full speed holds, on one machine or rack and
-# over a distance (TRAPS, Window). In bytes, and the round trip in seconds that parts the two.
-_NEAR_WINDOW = 2 * 1024 * 1024
+# The largest window of a stream over a distance: what a round trip at full speed holds (TRAPS,
+# Window). In bytes, and the round trip in seconds that parts it from the near one.
 _FAR_WINDOW = 16 * 1024 * 1024
 _FAR = 0.005
 # How long a connection may take to end in order.
@@ -193,10 +193,10 @@ class Carriers:
         prime.result.addErrback(lambda _: None)
         connection.openChannel(prime)
         await connection.probe()
-        round_trip = min([await self._time(connection) for _ in range(2)])
+        round_trip = min([await connection.measure() for _ in range(2)])
         if connection.is_lost:
             raise NotConnectedError(connection.lost_reason)
-        window = _FAR_WINDOW if round_trip > _FAR else _NEAR_WINDOW
+        window = _FAR_WINDOW if round_trip > _FAR else NEAR_WINDOW
         member = Carrier(connection, window, self._options.max_sessions, freed=self._freed)
         self._members.append(member)
         prime.released.addCallback(lambda _: member.primed())
@@ -207,12 +207,6 @@ class Carriers:
             n=self.size,
             ms=round_trip * 1000,
         )
-
-    async def _time(self, connection: FlowConnection) -> float:
-        """A round trip, in seconds."""
-        began = self._clock.seconds()
-        await connection.probe()
-        return self._clock.seconds() - began
 
     def _failed(self, failure: Failure) -> None:
         if not self._is_running:

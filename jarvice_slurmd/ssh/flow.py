@@ -9,6 +9,7 @@ socket is full: then the channels keep their few bytes, and take turns, a packet
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 from collections import deque
@@ -17,6 +18,7 @@ from typing import Protocol
 from twisted.conch.ssh.channel import SSHChannel
 from twisted.conch.ssh.common import getNS
 from twisted.conch.ssh.connection import MSG_CHANNEL_DATA
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport
 from zope.interface import implementer
 
@@ -45,6 +47,9 @@ class FlowConnection(LinkConnection):
         self._is_serving = False
         self._senders: deque[Sender] = deque()
         self._queued: set[Sender] = set()
+        self._is_measuring = False
+        self._shortest = math.inf
+        self._queueing = 0.0
 
     def serviceStarted(self) -> None:
         """Listen to the socket's own back-pressure from the start."""
@@ -78,6 +83,31 @@ class FlowConnection(LinkConnection):
     def stopProducing(self) -> None:
         """The socket is gone; the connection is told elsewhere."""
         self._is_congested = True
+
+    # The way
+
+    def queueing(self) -> float:
+        """How much longer a round trip took when last measured than the shortest; in such.
+
+        Begins the next measurement. What a round trip meets on its way, queues of the network's and
+        of the login node's socket, is what a keystroke meets.
+        """
+        if not self._is_measuring:
+            self.measure()
+        return self._queueing
+
+    def measure(self) -> Deferred[float]:
+        """Fires with the seconds that a round trip takes, or when the connection has ended."""
+        self._is_measuring = True
+        return self.probe().addCallback(self._measured, self.clock.seconds())
+
+    def _measured(self, _: None, began: float) -> float:
+        self._is_measuring = False
+        took = self.clock.seconds() - began
+        if took > 0.0:
+            self._shortest = min(self._shortest, took)
+            self._queueing = took / self._shortest - 1.0
+        return took
 
     # Turns
 

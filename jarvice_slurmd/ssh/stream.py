@@ -17,6 +17,8 @@ from jarvice_slurmd.ssh.flow import FlowConnection
 from jarvice_slurmd.ssh.sending import SendingChannel
 
 FIRST_WINDOW = 256 * 1024
+#: The largest window of a stream on one machine or rack, in bytes: such a one makes no long queue.
+NEAR_WINDOW = 2 * 1024 * 1024
 
 
 @implementer(IPushProducer)
@@ -33,7 +35,10 @@ class StreamChannel(SendingChannel):
         self.conn = connection
         self.ended: Deferred[None] = Deferred()
         self._protocol: IProtocol | None = None
-        self._window = ReceiveWindow(FIRST_WINDOW, largest_window)
+        is_far = largest_window > NEAR_WINDOW
+        self._window = ReceiveWindow(
+            FIRST_WINDOW, largest_window, connection.queueing if is_far else None
+        )
         self._pending: deque[bytes] = deque()
         self._waiting = 0
         self._is_paused = False
