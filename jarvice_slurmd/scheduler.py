@@ -35,6 +35,7 @@ from jarvice_slurmd.jobs.model import (
 )
 from jarvice_slurmd.jobs.prepare import JobPreparer
 from jarvice_slurmd.settings import Settings
+from jarvice_slurmd.shared import Shared
 from jarvice_slurmd.slurm import commands
 from jarvice_slurmd.slurm.commands import Status
 from jarvice_slurmd.slurm.failures import failure
@@ -76,6 +77,7 @@ class SlurmScheduler:
         self._settings = settings
         self._preparer = JobPreparer(settings)
         self._root = commands.render_root(settings.scratch_dir)
+        self._collecting = Shared(self._collect_garbage)
 
     async def submit(self, submission: Submission) -> Submitted:
         """See `IScheduler.submit`."""
@@ -212,7 +214,10 @@ class SlurmScheduler:
         await self._run(commands.render_write_check(root=self._root))
 
     async def collect_garbage(self) -> bool:
-        """See `IScheduler.collect_garbage`."""
+        """See `IScheduler.collect_garbage`; one for all who ask while it goes on."""
+        return await self._collecting.done()
+
+    async def _collect_garbage(self) -> bool:
         result = await self._run(
             render_collect_garbage(
                 root=self._root,

@@ -217,6 +217,19 @@ class FolderTests(SchedulerTestCase):
         self.shell.answer("drop_job()", NotConnectedError("away"))
         self.error(self.scheduler.collect_garbage(), NotConnectedError)
 
+    def test_collect_garbage_once(self) -> None:
+        """However many ask: one command at a time, and its outcome is everybody's."""
+        pending: Deferred[CommandResult] = Deferred()
+        self.shell.answer("drop_job()", pending)
+        asked = [Deferred.fromCoroutine(self.scheduler.collect_garbage()) for _ in range(5)]
+        asked[0].addErrback(lambda failure: failure.trap(CancelledError))
+        asked[0].cancel()
+        self.assertEqual(len(self.shell.commands), 1)
+        pending.callback(CommandResult(status=0, stdout=b"more\n", stderr=b""))
+        self.assertEqual([self.successResultOf(one) for one in asked[1:]], [True] * 4)
+        self.shell.answer("drop_job()", b"")
+        self.assertFalse(self.result(self.scheduler.collect_garbage()))
+
     def test_cancelled(self) -> None:
         """A caller that goes away ends the command."""
         ended: list[object] = []

@@ -34,9 +34,9 @@ from jarvice_slurmd.interactive.probe import ServiceProbe, SlowServiceError
 from jarvice_slurmd.interactive.records import RecordFinder
 from jarvice_slurmd.interactive.routing import JobsDomain
 from jarvice_slurmd.interactive.services import ServiceFinder
-from jarvice_slurmd.interactive.shared import Shared
 from jarvice_slurmd.interfaces import IJobInfo, IRemoteShell
 from jarvice_slurmd.jobs.model import JobInfo, JobRef
+from jarvice_slurmd.shared import Shared
 from jarvice_slurmd.slurm.output import QueueEntry
 from jarvice_slurmd.slurm.states import Phase
 from jarvice_slurmd.snapshot import QueueSnapshot

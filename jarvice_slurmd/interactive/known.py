@@ -8,7 +8,7 @@ from attrs import define, field
 
 from jarvice_slurmd.interactive.interfaces import Service
 from jarvice_slurmd.interactive.probe import PROBE_SECONDS
-from jarvice_slurmd.interactive.shared import Shared
+from jarvice_slurmd.shared import Shared
 from jarvice_slurmd.slurm.interactive import InteractiveRecord
 
 #: How many jobs, and how many unknown numbers, are remembered.

@@ -9,8 +9,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from jarvice_slurmd.errors import StorageError
-from jarvice_slurmd.interactive.shared import tell
 from jarvice_slurmd.interfaces import IRemoteShell
+from jarvice_slurmd.shared import tell
 from jarvice_slurmd.slurm.interactive import (
     MAX_ANSWER_BYTES,
     MAX_NUMBERS,
