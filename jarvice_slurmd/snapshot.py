@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from jarvice_slurmd.interfaces import IRemoteShell
 from jarvice_slurmd.jobs.model import JobSummary
+from jarvice_slurmd.shared import tell
 from jarvice_slurmd.slurm.commands import render_queue
 from jarvice_slurmd.slurm.output import QueueEntry, iter_queue, refusal
 from jarvice_slurmd.slurm.states import PENDING, Phase
@@ -172,13 +173,7 @@ class QueueSnapshot:
         self._asking = False
         self._last = None if isinstance(outcome, Failure) else outcome
         waiting, self._waiting = self._waiting, []
-        for one in waiting:
-            if one.called:
-                continue
-            if isinstance(outcome, Failure):
-                one.errback(outcome)
-            else:
-                one.callback(outcome)
+        tell(waiting, outcome)
 
 
 def _parse(stdout: bytes, mark: str, drain: _Drain) -> Iterator[None]:
